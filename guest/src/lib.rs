@@ -1,0 +1,6 @@
+//! The small program inside every Tako VM sandbox, and the protocol it speaks with the host.
+//!
+//! [`frame`] and [`protocol`] serve both ends; everything else runs inside the sandbox.
+
+pub mod frame;
+pub mod protocol;
