@@ -12,6 +12,7 @@ mod error_type;
 mod event;
 mod execution_record;
 mod job;
+mod json_text;
 pub mod outcome;
 mod retry;
 
@@ -30,4 +31,5 @@ pub use job::{
     Artifact, Failure, Idempotency, InputFile, JobLimits, Observed, Output, Parent, Phase, Relationship, Sandbox,
     Timing, Usage, Warmth,
 };
+pub use json_text::{JsonObject, JsonTextError, MAX_DEPTH};
 pub use retry::RetryPolicy;
