@@ -119,8 +119,10 @@ pub struct JobSubmitted {
     pub job_version: String,
     /// Of `/code/main.py`.
     pub code: Digest,
-    /// Of `/input/data.json`.
+    /// Of the bytes of `/input/data.json`.
     pub input: Digest,
+    /// Of the canonical JSON of the input, whatever the order of its keys.
+    pub input_canonical: Digest,
     /// Of the canonical JSON of what else shapes the result.
     pub params: Digest,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -262,11 +264,11 @@ pub struct DeadLetterDiscarded {
     pub reason: Option<String>,
 }
 
-/// A replay of this execution was compared with it.
+/// A replay was compared with the execution it repeats. Stands in the replay's stream; when
+/// there could be no replay, in the original's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayVerdictRecorded {
-    /// The execution that ran again; absent when the replay was refused.
-    pub replay_id: Option<Uuid>,
+    pub original_id: Uuid,
     #[serde(flatten)]
     pub verdict: Verdict,
 }

@@ -162,7 +162,7 @@ pub struct ExecutionRecord {
     pub state: JobState,
     pub cancel_requested: Option<CancelRequested>,
     pub dead_letter: Option<DeadLetter>,
-    /// The latest replay's verdict.
+    /// Of this replay against its original, or why this execution could not be replayed.
     pub replay_verdict: Option<ReplayVerdictRecorded>,
 }
 
@@ -227,6 +227,15 @@ impl ExecutionRecord {
             JobState::Queued { .. } => None,
             JobState::Dequeued { claim, .. } | JobState::Running { claim, .. } => Some(claim),
             JobState::Ended { claim, .. } => claim.as_ref(),
+        }
+    }
+
+    /// The sandbox of the latest attempt whose code ran.
+    pub fn sandbox(&self) -> Option<&Sandbox> {
+        match &self.state {
+            JobState::Queued { .. } | JobState::Dequeued { .. } => None,
+            JobState::Running { sandbox, .. } => Some(sandbox),
+            JobState::Ended { sandbox, .. } => sandbox.as_ref(),
         }
     }
 
