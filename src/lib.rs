@@ -1,8 +1,10 @@
 //! Tako VM runs untrusted Python as jobs, each in its own single-use sandbox, and keeps every
 //! transition in an append-only event log from which records, lineage and replay are derived.
 //!
-//! The rooms, in reading order: [`domain`], [`clock`], [`engine`].
+//! The rooms, in reading order: [`domain`], [`clock`], [`engine`], [`config`], [`telemetry`].
 
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod engine;
+pub mod telemetry;
