@@ -4,3 +4,4 @@
 //! The rooms, in reading order: [`engine`].
 
 pub mod engine;
+pub mod store;

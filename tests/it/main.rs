@@ -1,0 +1,4 @@
+//! The integration tests, in one binary: real PostgreSQL, one database per test.
+
+mod db;
+mod store;
