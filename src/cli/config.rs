@@ -18,9 +18,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &mut Context) -> anyhow::Result<ExitCode> {
     if args.show_defaults && !args.json {
-        context
-            .out
-            .write_all(include_bytes!("../../config/default.yaml"))?;
+        context.out.write_all(include_bytes!("../../config/default.yaml"))?;
         return Ok(ExitCode::SUCCESS);
     }
     let (config, files) = match args.show_defaults {
@@ -36,10 +34,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> anyhow::Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     }
     match files.as_slice() {
-        [] => writeln!(
-            context.out,
-            "# no configuration file; these are the defaults"
-        )?,
+        [] => writeln!(context.out, "# no configuration file; these are the defaults")?,
         files => {
             for file in files {
                 writeln!(context.out, "# from {}", file.display())?;

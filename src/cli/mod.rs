@@ -73,10 +73,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let mut context = Context {
-        sources: Sources::of_process(cli.config)?,
-        out,
-    };
+    let mut context = Context { sources: Sources::of_process(cli.config)?, out };
     match cli.command {
         Command::Config(args) => config::run(args, &mut context),
         Command::Dev(args) => dev::run(args, &mut context),

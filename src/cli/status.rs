@@ -24,8 +24,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
         Some(url) => url,
         None => dev::server_url(&context.load()?.config),
     };
-    let health = health(&url, Duration::from_secs(5))
-        .with_context(|| format!("no healthy answer from {url}"))?;
+    let health = health(&url, Duration::from_secs(5)).with_context(|| format!("no healthy answer from {url}"))?;
     if args.json {
         writeln!(context.out, "{health:#}")?;
         return Ok(ExitCode::SUCCESS);
@@ -42,19 +41,11 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
 
 /// What `GET /health` answers.
 pub(super) fn health(url: &str, timeout: Duration) -> Result<Value> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // The server stands on this machine or is named; a proxy of the environment is not meant.
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(timeout)
-            .build()?;
-        let answer = client
-            .get(format!("{}/health", url.trim_end_matches('/')))
-            .send()
-            .await?;
+        let client = reqwest::Client::builder().no_proxy().timeout(timeout).build()?;
+        let answer = client.get(format!("{}/health", url.trim_end_matches('/'))).send().await?;
         Ok(answer.error_for_status()?.json().await?)
     })
 }

@@ -17,17 +17,9 @@ pub(super) fn run(args: Args, context: &mut Context) -> anyhow::Result<ExitCode>
     let file = args.file.or_else(|| context.sources.find());
     // A file is valid or not by itself, whatever this shell's environment adds.
     let environment = Vec::new();
-    let loaded = Sources {
-        file,
-        environment,
-        ..context.sources.clone()
-    }
-    .load()?;
+    let loaded = Sources { file, environment, ..context.sources.clone() }.load()?;
     match loaded.files.as_slice() {
-        [] => writeln!(
-            context.out,
-            "no configuration file found; the defaults apply"
-        )?,
+        [] => writeln!(context.out, "no configuration file found; the defaults apply")?,
         files => {
             for file in files {
                 writeln!(context.out, "{}: valid", file.display())?;
