@@ -17,14 +17,10 @@ pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
 /// # Errors
 /// A level that is none; a loaded configuration has none such.
 pub fn start(log: &Log) -> Result<(), ParseError> {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(&log.level)?)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.level)?).with_writer(std::io::stderr);
     // The only other failure is that a subscriber is there already, as in tests.
     let _already_started = match log.format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     Ok(())

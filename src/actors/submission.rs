@@ -11,6 +11,9 @@ use serde_json::json;
 use crate::config::Config;
 use crate::domain::{Digest, JsonObject, canonical_json_digest};
 
+/// Of a submission that names none.
+pub const DEFAULT_PRIORITY: i16 = 5;
+
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
@@ -32,7 +35,7 @@ pub struct Submission {
     pub job_type: String,
     pub requirements: Vec<String>,
     pub idempotency_key: Option<String>,
-    pub priority: i32,
+    pub priority: i16,
     pub not_before: Option<DateTime<Utc>>,
     pub max_attempts: Option<u32>,
     /// Further files below `/input`.
@@ -52,7 +55,7 @@ impl Submission {
             job_type: "default".to_owned(),
             requirements: Vec::new(),
             idempotency_key: None,
-            priority: 0,
+            priority: DEFAULT_PRIORITY,
             not_before: None,
             max_attempts: None,
             files: Vec::new(),
@@ -120,8 +123,8 @@ impl Submission {
         if self.max_attempts.is_some_and(|attempts| !(1..=20).contains(&attempts)) {
             faults.add("max_attempts", "must be from 1 to 20");
         }
-        if !(-100..=100).contains(&self.priority) {
-            faults.add("priority", "must be from -100 to 100; higher runs earlier");
+        if !(0..=9).contains(&self.priority) {
+            faults.add("priority", "must be from 0 to 9; 9 runs first");
         }
     }
 

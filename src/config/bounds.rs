@@ -14,9 +14,7 @@ pub(super) struct Bounds {
 impl Bounds {
     pub(super) fn number<T: PartialOrd + Display>(&mut self, key: &str, value: T, low: T, high: T) {
         let within = low <= value && value <= high;
-        self.require(within, key, || {
-            format!("{value} is out of bounds ({low} to {high})")
-        });
+        self.require(within, key, || format!("{value} is out of bounds ({low} to {high})"));
     }
 
     /// Bounds in seconds.
@@ -32,25 +30,15 @@ impl Bounds {
     }
 
     /// Text of at most `longest` bytes in which every character is allowed.
-    pub(super) fn text(
-        &mut self,
-        key: &str,
-        value: &str,
-        longest: usize,
-        allowed: fn(char) -> bool,
-    ) {
-        self.require(value.len() <= longest, key, || {
-            format!("{} bytes are too long (at most {longest})", value.len())
-        });
+    pub(super) fn text(&mut self, key: &str, value: &str, longest: usize, allowed: fn(char) -> bool) {
+        self.require(value.len() <= longest, key, || format!("{} bytes are too long (at most {longest})", value.len()));
         if let Some(character) = value.chars().find(|c| !allowed(*c)) {
             self.say(key, format!("{character:?} is not allowed here"));
         }
     }
 
     pub(super) fn count(&mut self, key: &str, value: usize, high: usize) {
-        self.require(value <= high, key, || {
-            format!("{value} entries are too many (at most {high})")
-        });
+        self.require(value <= high, key, || format!("{value} entries are too many (at most {high})"));
     }
 
     pub(super) fn require(&mut self, holds: bool, key: &str, message: impl FnOnce() -> String) {

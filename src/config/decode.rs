@@ -26,19 +26,12 @@ pub(super) fn config(mut given: Value) -> Result<Config, Found> {
         config.job_types.entry(name).or_insert(job_type);
     }
     found.extend(config.check());
-    if found.is_empty() {
-        Ok(config)
-    } else {
-        Err(found)
-    }
+    if found.is_empty() { Ok(config) } else { Err(found) }
 }
 
 /// Gives each job type the name it is listed under and the general timeout.
 fn complete_job_types(given: &mut Value, found: &mut Found) {
-    let default_timeout = given
-        .get("default_timeout")
-        .filter(|value| value.is_number())
-        .cloned();
+    let default_timeout = given.get("default_timeout").filter(|value| value.is_number()).cloned();
     let Some(Value::Object(job_types)) = given.get_mut("job_types") else {
         return;
     };
@@ -102,10 +95,7 @@ fn take_out(value: &mut Value, path: &Path) -> bool {
             None => return false,
         }
     }
-    parent
-        .as_object_mut()
-        .and_then(|object| object.remove(*last))
-        .is_some()
+    parent.as_object_mut().and_then(|object| object.remove(*last)).is_some()
 }
 
 #[cfg(test)]
@@ -151,21 +141,13 @@ mod tests {
     #[test]
     fn an_unknown_key_is_answered_with_the_nearest_known_one() {
         let found = config(json!({"server": {"prot": 1}, "xyzzy": 1})).unwrap_err();
-        assert_eq!(
-            found[0],
-            (
-                "server.prot".into(),
-                "unknown key; did you mean `port`?".into()
-            )
-        );
+        assert_eq!(found[0], ("server.prot".into(), "unknown key; did you mean `port`?".into()));
         assert_eq!(found[1], ("xyzzy".into(), "unknown key".into()));
     }
 
     #[test]
     fn a_job_type_without_a_timeout_takes_the_general_one() {
-        let config =
-            config(json!({"default_timeout": 7, "job_types": {"a": null, "b": {"timeout": 8}}}))
-                .unwrap();
+        let config = config(json!({"default_timeout": 7, "job_types": {"a": null, "b": {"timeout": 8}}})).unwrap();
         let seconds = |name: &str| config.job_types[name].timeout.as_secs();
         assert_eq!((seconds("a"), seconds("b"), seconds("default")), (7, 8, 7));
         assert_eq!(config.job_types["a"].name, "a");

@@ -153,10 +153,7 @@ mod tests {
     #[test]
     fn each_key_knows_its_line() {
         let document = Document::parse("a: 1\n# note\nb:\n  c: [x, y]\n  d:\n  - e: 2\n").unwrap();
-        assert_eq!(
-            document.value,
-            serde_json::json!({"a": 1, "b": {"c": ["x", "y"], "d": [{"e": 2}]}})
-        );
+        assert_eq!(document.value, serde_json::json!({"a": 1, "b": {"c": ["x", "y"], "d": [{"e": 2}]}}));
         assert_eq!(document.lines["a"], 1);
         assert_eq!(document.lines["b"], 3);
         assert_eq!(document.lines["b.c"], 4);
@@ -177,9 +174,6 @@ mod tests {
 
     #[test]
     fn an_empty_text_is_an_empty_map() {
-        assert_eq!(
-            Document::parse("# nothing\n").unwrap().value,
-            serde_json::json!({})
-        );
+        assert_eq!(Document::parse("# nothing\n").unwrap().value, serde_json::json!({}));
     }
 }

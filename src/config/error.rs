@@ -50,11 +50,7 @@ fn listed(issues: &[Issue]) -> String {
         [issue] => format!("invalid configuration: {issue}"),
         _ => {
             let lines: Vec<_> = issues.iter().map(|issue| format!("\n  {issue}")).collect();
-            format!(
-                "invalid configuration, {} issues:{}",
-                issues.len(),
-                lines.concat()
-            )
+            format!("invalid configuration, {} issues:{}", issues.len(), lines.concat())
         }
     }
 }

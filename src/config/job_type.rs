@@ -75,10 +75,7 @@ pub struct RetryOverride {
 
 impl Default for Gpu {
     fn default() -> Self {
-        Self {
-            enabled: false,
-            count: 1,
-        }
+        Self { enabled: false, count: 1 }
     }
 }
 
@@ -137,8 +134,5 @@ pub(super) fn built_in() -> BTreeMap<String, JobType> {
             ..JobType::default()
         },
     ];
-    types
-        .into_iter()
-        .map(|job_type| (job_type.name.clone(), job_type))
-        .collect()
+    types.into_iter().map(|job_type| (job_type.name.clone(), job_type)).collect()
 }

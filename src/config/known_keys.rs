@@ -14,10 +14,7 @@ pub(super) struct Shape(Value);
 
 impl Shape {
     pub(super) fn of_config() -> Self {
-        let config = Config {
-            api_keys: vec![ApiKey::default()],
-            ..Config::default()
-        };
+        let config = Config { api_keys: vec![ApiKey::default()], ..Config::default() };
         let mut shape = json(&config);
         shape["job_types"] = serde_json::json!({ ANY: Self::of_job_type().0 });
         Self(shape)
@@ -83,22 +80,13 @@ fn take(given: &mut Value, shape: &Value, at: &str, found: &mut Vec<(String, Str
 
 /// `a.b`, or `b` at the top.
 pub(super) fn joined(at: &str, key: &str) -> String {
-    if at.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{at}.{key}")
-    }
+    if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") }
 }
 
 /// Says that a key is unknown, and which known one is near.
 pub(super) fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> String {
     let nearest = known
-        .map(|candidate| {
-            (
-                strsim::normalized_damerau_levenshtein(key, candidate),
-                candidate,
-            )
-        })
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(key, candidate), candidate))
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .filter(|(likeness, _)| *likeness > 0.4);
     match nearest {

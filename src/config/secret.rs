@@ -73,11 +73,7 @@ impl DatabaseUrl {
     /// The URL for people to see. What cannot be told apart from a password is hidden too.
     pub fn redacted(&self) -> String {
         let Some((scheme, rest)) = self.0.split_once("://") else {
-            return if self.0.is_empty() {
-                String::new()
-            } else {
-                HIDDEN.to_owned()
-            };
+            return if self.0.is_empty() { String::new() } else { HIDDEN.to_owned() };
         };
         let (base, query) = match rest.split_once('?') {
             Some((base, query)) => (base, Some(query)),
@@ -139,19 +135,12 @@ mod tests {
             "postgres:hunter2",
             "host=localhost password=hunter2",
         ] {
-            let shown = format!(
-                "{0} {0:?} {1}",
-                DatabaseUrl::new(url),
-                DatabaseUrl::new(url).redacted()
-            );
+            let shown = format!("{0} {0:?} {1}", DatabaseUrl::new(url), DatabaseUrl::new(url).redacted());
             assert!(!shown.contains("ter2"), "{shown}");
             assert!(shown.contains(HIDDEN), "{shown}");
         }
         let secret = Secret::new("hunter2");
-        let shown = format!(
-            "{secret} {secret:?} {}",
-            serde_json::to_string(&secret).unwrap()
-        );
+        let shown = format!("{secret} {secret:?} {}", serde_json::to_string(&secret).unwrap());
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 

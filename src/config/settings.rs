@@ -123,12 +123,7 @@ pub struct Server {
 
 impl Default for Server {
     fn default() -> Self {
-        Self {
-            host: Host::default(),
-            port: 8000,
-            http_workers: 2,
-            shutdown_grace: Duration::from_secs(30),
-        }
+        Self { host: Host::default(), port: 8000, http_workers: 2, shutdown_grace: Duration::from_secs(30) }
     }
 }
 
@@ -150,17 +145,13 @@ impl std::str::FromStr for Host {
         if text == "localhost" {
             return Ok(Self::default());
         }
-        text.parse()
-            .map(Self)
-            .map_err(|_| format!("{text:?} is neither an IP address nor localhost"))
+        text.parse().map(Self).map_err(|_| format!("{text:?} is neither an IP address nor localhost"))
     }
 }
 
 impl<'de> Deserialize<'de> for Host {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -214,11 +205,7 @@ pub struct RateLimit {
 
 impl Default for RateLimit {
     fn default() -> Self {
-        Self {
-            requests_per_minute: 6_000,
-            burst: 1_000,
-            exempt_loopback: true,
-        }
+        Self { requests_per_minute: 6_000, burst: 1_000, exempt_loopback: true }
     }
 }
 
@@ -270,11 +257,7 @@ pub struct Pool {
 
 impl Default for Pool {
     fn default() -> Self {
-        Self {
-            min_idle: 1,
-            max_idle: 4,
-            max_age: Duration::from_secs(300),
-        }
+        Self { min_idle: 1, max_idle: 4, max_age: Duration::from_secs(300) }
     }
 }
 
@@ -383,10 +366,7 @@ pub struct Queue {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self {
-            claim_batch: 16,
-            poll_interval: Duration::from_secs(1),
-        }
+        Self { claim_batch: 16, poll_interval: Duration::from_secs(1) }
     }
 }
 
@@ -402,10 +382,7 @@ pub struct Leases {
 
 impl Default for Leases {
     fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_secs(2),
-            dead_after: Duration::from_secs(10),
-        }
+        Self { heartbeat: Duration::from_secs(2), dead_after: Duration::from_secs(10) }
     }
 }
 
@@ -423,11 +400,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            max_attempts: 3,
-            base_delay: Duration::from_secs(1),
-            max_delay: Duration::from_secs(60),
-        }
+        Self { max_attempts: 3, base_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) }
     }
 }
 
@@ -443,10 +416,7 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self {
-            blobs_days: 30,
-            records_days: 90,
-        }
+        Self { blobs_days: 30, records_days: 90 }
     }
 }
 
@@ -461,10 +431,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            level: "info".to_owned(),
-        }
+        Self { format: LogFormat::Text, level: "info".to_owned() }
     }
 }
 

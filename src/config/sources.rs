@@ -57,10 +57,7 @@ impl Sources {
         if let Some(file) = &self.file {
             return Some(self.directory.join(file));
         }
-        let home = self
-            .home
-            .as_ref()
-            .map(|home| home.join(".tako_vm/config.yaml"));
+        let home = self.home.as_ref().map(|home| home.join(".tako_vm/config.yaml"));
         [
             Some(self.directory.join("tako_vm.yaml")),
             Some(self.directory.join("config/tako_vm.yaml")),
@@ -84,23 +81,14 @@ impl Sources {
         }
         self.read_environment(&mut layers);
 
-        let Layers {
-            value,
-            origins,
-            mut issues,
-            files,
-        } = layers;
+        let Layers { value, origins, mut issues, files } = layers;
         let mut config = match decode::config(value) {
             Ok(config) if issues.is_empty() => config,
             Ok(_) => return Err(Error::Invalid(issues)),
             Err(found) => {
                 issues.extend(found.into_iter().map(|(key, message)| {
                     let origin = origin_of(&origins, &key);
-                    Issue {
-                        key,
-                        message,
-                        origin,
-                    }
+                    Issue { key, message, origin }
                 }));
                 return Err(Error::Invalid(issues));
             }
@@ -128,20 +116,14 @@ impl Sources {
         let mut variables: Vec<_> = self.environment.iter().collect();
         variables.sort();
         if let Some((name, url)) = variables.iter().find(|(name, _)| name == "DATABASE_URL") {
-            layers.set(
-                &["database_url".to_owned()],
-                Value::from(url.as_str()),
-                name,
-            );
+            layers.set(&["database_url".to_owned()], Value::from(url.as_str()), name);
         }
         for (name, text) in variables {
             let Some(key) = name.strip_prefix(PREFIX) else {
                 continue;
             };
             let is_other = NOT_SETTINGS.contains(&name.as_str())
-                || NOT_SETTINGS_PREFIXES
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix));
+                || NOT_SETTINGS_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
             if is_other {
                 continue;
             }
@@ -174,10 +156,7 @@ impl Layers {
             self.value = document.value;
         }
         self.resolve_shared_code(&directory);
-        let beside = [
-            directory.join("job_types"),
-            directory.join("config/job_types"),
-        ];
+        let beside = [directory.join("job_types"), directory.join("config/job_types")];
         if let Some(folder) = beside.iter().find(|folder| folder.is_dir()) {
             self.read_job_types(folder)?;
         }
@@ -186,17 +165,11 @@ impl Layers {
 
     /// Each file is one job type, named by its `name` or else by the file.
     fn read_job_types(&mut self, folder: &Path) -> Result<(), Error> {
-        let unreadable = |source| Error::Unreadable {
-            path: folder.to_path_buf(),
-            source,
-        };
+        let unreadable = |source| Error::Unreadable { path: folder.to_path_buf(), source };
         let mut paths = Vec::new();
         for entry in fs::read_dir(folder).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "yaml" || extension == "yml")
-            {
+            if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
                 paths.push(path);
             }
         }
@@ -205,34 +178,20 @@ impl Layers {
             let Some(mut document) = self.read(&path)? else {
                 continue;
             };
-            let stem = path
-                .file_stem()
-                .map(|stem| stem.to_string_lossy().into_owned());
-            let named = document
-                .value
-                .get("name")
-                .and_then(Value::as_str)
-                .map(str::to_owned);
+            let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            let named = document.value.get("name").and_then(Value::as_str).map(str::to_owned);
             let Some(name) = named.or(stem) else { continue };
             let key = format!("job_types.{name}");
             if self.value.pointer(&format!("/job_types/{name}")).is_some() {
                 let first = origin_of(&self.origins, &key).unwrap_or_default();
                 let message = format!("is defined twice; first in {first}");
                 let origin = Some(path.display().to_string());
-                self.issues.push(Issue {
-                    key,
-                    message,
-                    origin,
-                });
+                self.issues.push(Issue { key, message, origin });
                 continue;
             }
             resolve(&mut document.value, folder);
             self.note_lines(&document, &path, &key);
-            self.set(
-                &["job_types".to_owned(), name],
-                document.value,
-                &path.display().to_string(),
-            );
+            self.set(&["job_types".to_owned(), name], document.value, &path.display().to_string());
         }
         Ok(())
     }
@@ -241,13 +200,9 @@ impl Layers {
     fn read(&mut self, path: &Path) -> Result<Option<Document>, Error> {
         let text = fs::read(path)
             .and_then(|bytes| {
-                String::from_utf8(bytes)
-                    .map_err(|error| std::io::Error::new(ErrorKind::InvalidData, error))
+                String::from_utf8(bytes).map_err(|error| std::io::Error::new(ErrorKind::InvalidData, error))
             })
-            .map_err(|source| Error::Unreadable {
-                path: path.to_path_buf(),
-                source,
-            })?;
+            .map_err(|source| Error::Unreadable { path: path.to_path_buf(), source })?;
         self.files.push(path.to_path_buf());
         let (message, line) = match Document::parse(&text) {
             Ok(document) if document.value.is_object() => return Ok(Some(document)),
@@ -255,26 +210,19 @@ impl Layers {
             Err(error) => (error.message, error.line),
         };
         let origin = Some(located(path, line));
-        self.issues.push(Issue {
-            key: String::new(),
-            message,
-            origin,
-        });
+        self.issues.push(Issue { key: String::new(), message, origin });
         Ok(None)
     }
 
     fn note_lines(&mut self, document: &Document, path: &Path, below: &str) {
         for (key, line) in &document.lines {
-            self.origins
-                .insert(joined(below, key), located(path, Some(*line)));
+            self.origins.insert(joined(below, key), located(path, Some(*line)));
         }
     }
 
     fn resolve_shared_code(&mut self, directory: &Path) {
         if let Some(Value::Object(job_types)) = self.value.get_mut("job_types") {
-            job_types
-                .values_mut()
-                .for_each(|job_type| resolve(job_type, directory));
+            job_types.values_mut().for_each(|job_type| resolve(job_type, directory));
         }
     }
 
@@ -323,12 +271,7 @@ mod tests {
     use super::*;
 
     fn sources(directory: &Path) -> Sources {
-        Sources {
-            file: None,
-            directory: directory.to_path_buf(),
-            home: None,
-            environment: Vec::new(),
-        }
+        Sources { file: None, directory: directory.to_path_buf(), home: None, environment: Vec::new() }
     }
 
     fn write(directory: &Path, name: &str, text: &str) {
@@ -372,11 +315,7 @@ mod tests {
     #[test]
     fn the_environment_overrides_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        write(
-            dir.path(),
-            "tako_vm.yaml",
-            "max_workers: 1\nlimits: {max_code_bytes: 10k, max_files: 3}",
-        );
+        write(dir.path(), "tako_vm.yaml", "max_workers: 1\nlimits: {max_code_bytes: 10k, max_files: 3}");
         let mut sources = sources(dir.path());
         sources.environment = [
             ("TAKO_VM_MAX_WORKERS", "9"),
@@ -393,31 +332,21 @@ mod tests {
         assert_eq!(config.max_workers, 9);
         assert_eq!(config.limits.max_code_bytes, 20 << 10);
         assert_eq!(config.limits.max_files, 3);
-        assert_eq!(
-            config.database_url.expose(),
-            "postgres://u:p #x: y@localhost/d"
-        );
+        assert_eq!(config.database_url.expose(), "postgres://u:p #x: y@localhost/d");
         assert_eq!(config.native.python, Path::new("/3"));
     }
 
     #[test]
     fn an_issue_says_where_the_value_stands() {
         let dir = tempfile::tempdir().unwrap();
-        write(
-            dir.path(),
-            "tako_vm.yaml",
-            "# note\nlimits:\n  max_files: -4\n  max_filez: 1\n",
-        );
+        write(dir.path(), "tako_vm.yaml", "# note\nlimits:\n  max_files: -4\n  max_filez: 1\n");
         let mut sources = sources(dir.path());
         sources.environment = vec![("TAKO_VM_MAX_WORKERS".into(), "0".into())];
         let text = sources.load().unwrap_err().to_string();
         let file = dir.path().join("tako_vm.yaml");
         for line in [
             format!("{}:3: limits.max_files: ", file.display()),
-            format!(
-                "{}:4: limits.max_filez: unknown key; did you mean `max_files`?",
-                file.display()
-            ),
+            format!("{}:4: limits.max_filez: unknown key; did you mean `max_files`?", file.display()),
             "TAKO_VM_MAX_WORKERS: max_workers: 0 is out of bounds (1 to 1024)".to_owned(),
         ] {
             assert!(text.contains(&line), "{line} not in {text}");
@@ -430,45 +359,28 @@ mod tests {
         let mut sources = sources(dir.path());
         sources.environment = vec![("TAKO_VM_MAX_WORKER".into(), "1".into())];
         let issues = issues(&sources);
-        assert_eq!(
-            issues[0].message,
-            "unknown key; did you mean `max_workers`?"
-        );
+        assert_eq!(issues[0].message, "unknown key; did you mean `max_workers`?");
         assert_eq!(issues[0].origin.as_deref(), Some("TAKO_VM_MAX_WORKER"));
     }
 
     #[test]
     fn job_types_stand_beside_the_file_and_in_it() {
         let dir = tempfile::tempdir().unwrap();
-        write(
-            dir.path(),
-            "config/tako_vm.yaml",
-            "job_types:\n  one:\n    timeout: 5\n",
-        );
-        write(
-            dir.path(),
-            "config/job_types/two.yaml",
-            "timeout: 6\nshared_code: lib.py\n",
-        );
+        write(dir.path(), "config/tako_vm.yaml", "job_types:\n  one:\n    timeout: 5\n");
+        write(dir.path(), "config/job_types/two.yaml", "timeout: 6\nshared_code: lib.py\n");
         write(dir.path(), "config/job_types/lib.py", "");
         let job_types = sources(dir.path()).load().unwrap().config.job_types;
         assert_eq!(job_types["one"].timeout.as_secs(), 5);
         assert_eq!(job_types["two"].timeout.as_secs(), 6);
         let shared = dir.path().join("config/job_types/lib.py");
-        assert_eq!(
-            job_types["two"].shared_code.as_deref(),
-            Some(shared.as_path())
-        );
+        assert_eq!(job_types["two"].shared_code.as_deref(), Some(shared.as_path()));
         assert!(job_types.contains_key("default"));
 
         write(dir.path(), "config/job_types/three.yaml", "timeout: -1\n");
         write(dir.path(), "config/job_types/four.yaml", "name: one\n");
         let issues = issues(&sources(dir.path()));
         assert!(issues[0].message.contains("defined twice"), "{issues:?}");
-        assert!(
-            issues[1].origin.as_ref().unwrap().ends_with("three.yaml:1"),
-            "{issues:?}"
-        );
+        assert!(issues[1].origin.as_ref().unwrap().ends_with("three.yaml:1"), "{issues:?}");
     }
 
     #[test]
@@ -477,10 +389,7 @@ mod tests {
         sources.file = Some("config/default.yaml".into());
         let loaded = sources.load().unwrap();
         assert_eq!(loaded.files.len(), 4, "{:?}", loaded.files);
-        let config = Config {
-            data_dir: PathBuf::new(),
-            ..loaded.config
-        };
+        let config = Config { data_dir: PathBuf::new(), ..loaded.config };
         assert_eq!(config, Config::default());
     }
 
@@ -489,20 +398,14 @@ mod tests {
         let text = include_str!("../../config/default.yaml");
         let shipped = Document::parse(text).unwrap().value;
         let default = serde_json::to_value(Config::default()).unwrap();
-        let (sections, rest): (Vec<_>, Vec<_>) = default
-            .as_object()
-            .unwrap()
-            .iter()
-            .partition(|(_, value)| value.is_object());
+        let (sections, rest): (Vec<_>, Vec<_>) =
+            default.as_object().unwrap().iter().partition(|(_, value)| value.is_object());
         for (key, _) in rest {
             assert!(shipped.get(key).is_some(), "{key}");
         }
         for (section, fields) in sections.iter().filter(|(key, _)| *key != "job_types") {
             for key in fields.as_object().unwrap().keys() {
-                assert!(
-                    shipped[section.as_str()].get(key).is_some(),
-                    "{section}.{key}"
-                );
+                assert!(shipped[section.as_str()].get(key).is_some(), "{section}.{key}");
             }
         }
     }
@@ -511,10 +414,7 @@ mod tests {
     fn a_server_open_to_all_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "tako_vm.yaml", "server: {host: 0.0.0.0}");
-        assert!(matches!(
-            sources(dir.path()).load(),
-            Err(Error::OpenBind(_))
-        ));
+        assert!(matches!(sources(dir.path()).load(), Err(Error::OpenBind(_))));
     }
 
     #[test]
@@ -523,9 +423,6 @@ mod tests {
         write(dir.path(), "tako_vm.yaml", "a: [1\nb: 2\n");
         let issues = issues(&sources(dir.path()));
         assert_eq!(issues.len(), 1, "{issues:?}");
-        assert!(
-            issues[0].origin.as_ref().unwrap().contains("tako_vm.yaml:"),
-            "{issues:?}"
-        );
+        assert!(issues[0].origin.as_ref().unwrap().contains("tako_vm.yaml:"), "{issues:?}");
     }
 }

@@ -42,9 +42,7 @@ pub mod bytes {
             }
 
             fn visit_str<E: Error>(self, value: &str) -> Result<u64, E> {
-                parse(value).ok_or_else(|| {
-                    E::custom(format!("{value:?} is not a size; write 64k, 512m or 2g"))
-                })
+                parse(value).ok_or_else(|| E::custom(format!("{value:?} is not a size; write 64k, 512m or 2g")))
             }
         }
         deserializer.deserialize_any(Size)
@@ -64,9 +62,7 @@ pub mod bytes {
     /// Reads a size; `None` for what is none, or one beyond 64 bits.
     pub fn parse(text: &str) -> Option<u64> {
         let text = text.trim().to_ascii_lowercase();
-        let split = text
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(text.len());
+        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (digits, suffix) = text.split_at(split);
         let unit = match suffix.trim() {
             "" | "b" => 1,
@@ -84,17 +80,7 @@ pub mod bytes {
 
         #[test]
         fn a_size_reads_back_as_it_was_written() {
-            for value in [
-                0,
-                1,
-                1023,
-                1024,
-                1536,
-                100 << 10,
-                512 << 20,
-                5 << 30,
-                u64::MAX,
-            ] {
+            for value in [0, 1, 1023, 1024, 1536, 100 << 10, 512 << 20, 5 << 30, u64::MAX] {
                 assert_eq!(parse(&display(value)), Some(value));
             }
         }

@@ -132,8 +132,8 @@ pub struct JobSubmitted {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requirements: Vec<String>,
     pub limits: JobLimits,
-    /// Higher runs earlier.
-    pub priority: i32,
+    /// 0 to 9; 9 runs first.
+    pub priority: i16,
     pub not_before: Option<DateTime<Utc>>,
     pub max_attempts: u32,
     pub idempotency: Option<Idempotency>,

@@ -1,4 +1,7 @@
-//! The integration tests, in one binary: real PostgreSQL, one database per test.
+//! The integration tests: one program, a module per subject.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod db;
+mod guest;
 mod store;
