@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::chain::Hash;
+use crate::domain::Digest;
 
 /// What a stream is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,7 +56,7 @@ pub struct Append {
     /// The stream's version that the events follow; 0 begins a stream.
     pub expected_version: i32,
     /// The hash of the event at `expected_version`; `None` begins a stream.
-    pub prev_hash: Option<Hash>,
+    pub prev_hash: Option<Digest>,
     /// At least one.
     pub events: Vec<NewEvent>,
     /// The record after these events. Its row is made with the stream's first event and must be
@@ -91,7 +91,7 @@ impl Append {
 
     /// The same after a known head of the stream.
     #[must_use]
-    pub fn after(mut self, version: i32, head: Hash) -> Self {
+    pub fn after(mut self, version: i32, head: Digest) -> Self {
         self.expected_version = version;
         self.prev_hash = Some(head);
         self
@@ -107,8 +107,8 @@ pub struct RecordRow {
     pub created_at: DateTime<Utc>,
     /// Set by the terminal event; wakes those who wait for the end.
     pub ended_at: Option<DateTime<Utc>>,
-    pub code_hash: Option<Hash>,
-    pub input_hash: Option<Hash>,
+    pub code_hash: Option<Digest>,
+    pub input_hash: Option<Digest>,
     pub parent_execution_id: Option<Uuid>,
     pub relationship: Option<String>,
     pub error_type: Option<String>,
@@ -128,10 +128,12 @@ pub enum QueueChange {
         /// 0 to 9; 9 is claimed first.
         priority: i16,
         not_before: Option<DateTime<Utc>>,
-        attempt: i32,
     },
-    /// Nobody's again, at the end of its priority.
-    Release { not_before: Option<DateTime<Utc>>, attempt: i32 },
+    /// Nobody's again, at the end of its priority, after `attempt` attempts.
+    Release {
+        not_before: Option<DateTime<Utc>>,
+        attempt: u32,
+    },
     /// Gone: the execution has ended.
     Remove,
     /// Asks the claimant to cancel.
@@ -144,47 +146,49 @@ pub struct Idempotency {
     pub tenant: String,
     pub key: String,
     /// Of the submitted payload.
-    pub fingerprint: Hash,
+    pub fingerprint: Digest,
 }
 
-/// What becomes of the execution's dead letter.
+/// What becomes of the execution's dead letter, of which it has at most one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeadLetterChange {
     None,
-    Insert(DeadLetter),
-    /// Must be there: a second removal is [`Outcome::DeadLetterMissing`].
-    Remove { id: Uuid },
+    Insert(DeadLetterRow),
+    Remove,
 }
 
-/// A job that failed for good, as its tenant sees it.
+/// A job that the service failed for good. Its id is the execution's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    pub id: Uuid,
-    pub created_at: DateTime<Utc>,
+pub struct DeadLetterRow {
+    pub execution_id: Uuid,
     pub tenant: String,
+    pub job_type: String,
     pub error_type: String,
-    /// JSON text of whatever else is shown.
-    pub entry: String,
+    pub error_message: String,
+    pub retry_count: u32,
+    pub created_at: DateTime<Utc>,
+    pub client_ip: Option<String>,
+    pub correlation_id: Option<String>,
 }
 
 /// Bytes under the SHA-256 of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
-    hash: Hash,
-    bytes: bytes::Bytes,
+    hash: Digest,
+    bytes: Bytes,
 }
 
 impl Blob {
-    pub fn new(bytes: impl Into<bytes::Bytes>) -> Self {
+    pub fn new(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { hash: Sha256::digest(&bytes).into(), bytes }
+        Self { hash: Digest::of(&bytes), bytes }
     }
 
-    pub fn hash(&self) -> Hash {
+    pub fn hash(&self) -> Digest {
         self.hash
     }
 
-    pub fn bytes(&self) -> &bytes::Bytes {
+    pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 }
@@ -197,7 +201,7 @@ pub struct Appended {
     /// The stream's version after the item.
     pub version: i32,
     /// The hash of its last event.
-    pub head_hash: Hash,
+    pub head_hash: Digest,
 }
 
 /// What became of an item. Only [`Outcome::Appended`] wrote anything, durably.
@@ -207,11 +211,17 @@ pub enum Outcome {
     /// The same event ids were appended before, with this result.
     Duplicate(Appended),
     /// The stream has another version, or another hash at that version.
-    VersionConflict { expected: i32, actual: i32 },
+    VersionConflict {
+        expected: i32,
+        actual: i32,
+    },
     /// The queue row is held by another lease, by none, or is gone.
-    LeaseLost { held: Option<i64> },
+    LeaseLost {
+        held: Option<i64>,
+    },
     /// The key stands for an execution already.
-    IdempotencyTaken { execution_id: Uuid, fingerprint: Hash },
-    /// Somebody removed the dead letter before.
-    DeadLetterMissing { id: Uuid },
+    IdempotencyTaken {
+        execution_id: Uuid,
+        fingerprint: Digest,
+    },
 }

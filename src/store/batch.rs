@@ -9,8 +9,9 @@ use sqlx::{Arguments, Postgres};
 use uuid::Uuid;
 
 use super::append::{Append, DeadLetterChange, NewEvent, QueueChange};
-use super::chain::{self, Hash, Link};
+use super::chain::{self, Link};
 use super::error::Error;
+use crate::domain::Digest;
 
 const APPEND: &str = "append events";
 
@@ -18,7 +19,7 @@ const APPEND: &str = "append events";
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub item: Append,
-    hashes: Vec<Hash>,
+    hashes: Vec<Digest>,
 }
 
 impl Prepared {
@@ -36,8 +37,9 @@ impl Prepared {
         Ok(Self { item, hashes })
     }
 
-    pub(super) fn head_hash(&self) -> Hash {
-        self.hashes.last().copied().unwrap_or_default()
+    pub(super) fn head_hash(&self) -> Digest {
+        // `check` refuses an item without events.
+        self.hashes.last().copied().unwrap_or(Digest::from_bytes([0; 32]))
     }
 }
 
@@ -58,9 +60,7 @@ fn link(stream_id: Uuid, version: i32, event: &NewEvent) -> Link<'_> {
 
 fn check(item: &Append) -> Result<(), Error> {
     let id = item.stream_id;
-    let invalid = |field, reason| {
-        Err(Error::Invalid { operation: APPEND, field, id: id.to_string(), reason })
-    };
+    let invalid = |field, reason| Err(Error::Invalid { operation: APPEND, field, id: id.to_string(), reason });
     let text = |field, text: &str| Error::unless_text(text, APPEND, field, id);
     if item.events.is_empty() {
         return invalid("events", "are empty");
@@ -95,8 +95,10 @@ fn check(item: &Append) -> Result<(), Error> {
     }
     if let DeadLetterChange::Insert(letter) = &item.dead_letter {
         text("tenant", &letter.tenant)?;
+        text("job_type", &letter.job_type)?;
         text("error_type", &letter.error_type)?;
-        text("entry", &letter.entry)?;
+        text("client_ip", letter.client_ip.as_deref().unwrap_or_default())?;
+        text("correlation_id", letter.correlation_id.as_deref().unwrap_or_default())?;
     }
     Ok(())
 }
@@ -107,7 +109,6 @@ enum Shared<'a> {
     Stream(Uuid),
     Event(Uuid),
     Key(&'a str, &'a str),
-    DeadLetter(Uuid),
 }
 
 /// Puts each item into the first wave after those of the items it depends on.
@@ -121,9 +122,6 @@ fn waves(items: &[Prepared]) -> Vec<i32> {
             if let Some(key) = &item.idempotency {
                 shared.push(Shared::Key(&key.tenant, &key.key));
             }
-            if let DeadLetterChange::Remove { id } = item.dead_letter {
-                shared.push(Shared::DeadLetter(id));
-            }
             let wave = shared.iter().filter_map(|key| next.get(key)).copied().max().unwrap_or(0);
             for key in shared {
                 next.insert(key, wave + 1);
@@ -135,19 +133,10 @@ fn waves(items: &[Prepared]) -> Vec<i32> {
 
 /// One row of `append_events`: item (from 1), verdict, first and last position, version, head
 /// hash, held lease, and the execution and fingerprint of a taken key.
-pub(super) type Row = (
-    i32,
-    i16,
-    Option<i64>,
-    Option<i64>,
-    i32,
-    Option<Vec<u8>>,
-    Option<i64>,
-    Option<Uuid>,
-    Option<Vec<u8>>,
-);
+pub(super) type Row =
+    (i32, i16, Option<i64>, Option<i64>, i32, Option<Vec<u8>>, Option<i64>, Option<Uuid>, Option<Vec<u8>>);
 
-/// The statement that appends the items, with its 56 arguments.
+/// The statement that appends the items, with its 58 arguments.
 pub(super) fn statement(node: &str, items: &[Prepared]) -> Result<Statement, Error> {
     let mut columns = Columns(PgArguments::default());
     columns.push(node)?;
@@ -161,7 +150,7 @@ pub(super) fn statement(node: &str, items: &[Prepared]) -> Result<Statement, Err
         "SELECT * FROM append_events(\
          $1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,\
          $25,$26,$27,$28,$29,$30,$31,$32,$33,$34,$35,$36,$37,$38,$39,$40,$41,$42,$43,$44,$45,\
-         $46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56)",
+         $46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57,$58)",
         columns.0,
     ))
 }
@@ -185,11 +174,7 @@ impl Columns {
         encoded.map_err(Error::during(APPEND))
     }
 
-    fn array<'t, S, T>(
-        &mut self,
-        rows: impl Iterator<Item = S>,
-        value: impl FnMut(S) -> T,
-    ) -> Result<(), Error>
+    fn array<'t, S, T>(&mut self, rows: impl Iterator<Item = S>, value: impl FnMut(S) -> T) -> Result<(), Error>
     where
         Vec<T>: sqlx::Encode<'t, Postgres> + sqlx::Type<Postgres>,
     {
@@ -202,19 +187,15 @@ impl Columns {
         self.array(rows(), |item| item.stream_id)?;
         self.array(rows(), |item| item.stream_kind as i16)?;
         self.array(rows(), |item| item.expected_version)?;
-        self.array(rows(), |item| item.prev_hash)?;
+        self.array(rows(), |item| item.prev_hash.map(bytes))?;
         self.array(rows(), |item| i32::try_from(item.events.len()).unwrap_or(i32::MAX))?;
         self.array(rows(), |item| item.events.first().map(|event| event.event_id))?;
         self.array(rows(), |item| item.events.last().map(|event| event.event_id))?;
-        self.array(items.iter(), Prepared::head_hash)?;
+        self.array(items.iter(), |prepared| bytes(prepared.head_hash()))?;
         self.array(rows(), |item| item.lease)?;
         self.array(rows(), |item| item.idempotency.as_ref().map(|key| key.tenant.as_str()))?;
         self.array(rows(), |item| item.idempotency.as_ref().map(|key| key.key.as_str()))?;
-        self.array(rows(), |item| item.idempotency.as_ref().map(|key| key.fingerprint))?;
-        self.array(rows(), |item| match item.dead_letter {
-            DeadLetterChange::Remove { id } => Some(id),
-            DeadLetterChange::None | DeadLetterChange::Insert(_) => None,
-        })
+        self.array(rows(), |item| item.idempotency.as_ref().map(|key| bytes(key.fingerprint)))
     }
 
     fn events(&mut self, items: &[Prepared]) -> Result<(), Error> {
@@ -235,16 +216,15 @@ impl Columns {
         self.array(rows(), |(_, (event, _), _)| event.actor.as_str())?;
         self.array(rows(), |(_, (event, _), _)| event.correlation_id.as_deref())?;
         self.array(rows(), |(_, (event, _), _)| event.causation_id)?;
-        self.array(rows(), |(_, _, (previous, _))| previous.copied())?;
-        self.array(rows(), |(_, _, (_, own))| *own)?;
+        self.array(rows(), |(_, _, (previous, _))| previous.copied().map(bytes))?;
+        self.array(rows(), |(_, _, (_, own))| bytes(*own))?;
         self.array(rows(), |(_, (event, _), _)| event.payload.as_str())
     }
 
     fn records(&mut self, items: &[Prepared]) -> Result<(), Error> {
         let rows = || {
-            numbered(items).filter_map(|(number, prepared)| {
-                prepared.item.record.as_ref().map(|record| (number, record))
-            })
+            numbered(items)
+                .filter_map(|(number, prepared)| prepared.item.record.as_ref().map(|record| (number, record)))
         };
         self.array(rows(), |(number, _)| number)?;
         self.array(rows(), |(_, record)| record.tenant.as_str())?;
@@ -252,8 +232,8 @@ impl Columns {
         self.array(rows(), |(_, record)| record.job_type.as_str())?;
         self.array(rows(), |(_, record)| record.created_at)?;
         self.array(rows(), |(_, record)| record.ended_at)?;
-        self.array(rows(), |(_, record)| record.code_hash)?;
-        self.array(rows(), |(_, record)| record.input_hash)?;
+        self.array(rows(), |(_, record)| record.code_hash.map(bytes))?;
+        self.array(rows(), |(_, record)| record.input_hash.map(bytes))?;
         self.array(rows(), |(_, record)| record.parent_execution_id)?;
         self.array(rows(), |(_, record)| record.relationship.as_deref())?;
         self.array(rows(), |(_, record)| record.error_type.as_deref())?;
@@ -261,42 +241,44 @@ impl Columns {
     }
 
     fn queue(&mut self, items: &[Prepared]) -> Result<(), Error> {
-        let rows: Vec<_> = numbered(items)
-            .filter_map(|(number, prepared)| QueueRow::new(number, &prepared.item.queue))
-            .collect();
+        let rows: Vec<_> =
+            numbered(items).filter_map(|(number, prepared)| QueueRow::new(number, &prepared.item.queue)).collect();
         self.array(rows.iter(), |row| row.item)?;
         self.array(rows.iter(), |row| row.change)?;
         self.array(rows.iter(), |row| row.tenant)?;
         self.array(rows.iter(), |row| row.job_type)?;
         self.array(rows.iter(), |row| row.priority)?;
         self.array(rows.iter(), |row| row.not_before)?;
-        self.array(rows.iter(), |row| row.attempt)
+        self.array(rows.iter(), |row| row.attempts)
     }
 
     fn dead_letters(&mut self, items: &[Prepared]) -> Result<(), Error> {
         let rows: Vec<_> = numbered(items)
             .filter_map(|(number, prepared)| match &prepared.item.dead_letter {
                 DeadLetterChange::None => None,
-                DeadLetterChange::Insert(letter) => Some((number, 1_i16, letter.id, Some(letter))),
-                DeadLetterChange::Remove { id } => Some((number, 2, *id, None)),
+                DeadLetterChange::Insert(letter) => Some((number, 1_i16, Some(letter))),
+                DeadLetterChange::Remove => Some((number, 2, None)),
             })
             .collect();
+        let letters = || rows.iter().map(|row| row.2);
         self.array(rows.iter(), |row| row.0)?;
         self.array(rows.iter(), |row| row.1)?;
-        self.array(rows.iter(), |row| row.2)?;
-        self.array(rows.iter(), |row| row.3.map(|letter| letter.created_at))?;
-        self.array(rows.iter(), |row| row.3.map(|letter| letter.tenant.as_str()))?;
-        self.array(rows.iter(), |row| row.3.map(|letter| letter.error_type.as_str()))?;
-        self.array(rows.iter(), |row| row.3.map(|letter| letter.entry.as_str()))
+        self.array(letters(), |letter| letter.map(|letter| letter.created_at))?;
+        self.array(letters(), |letter| letter.map(|letter| count(letter.retry_count)))?;
+        self.array(letters(), |letter| letter.map(|letter| letter.tenant.as_str()))?;
+        self.array(letters(), |letter| letter.map(|letter| letter.job_type.as_str()))?;
+        self.array(letters(), |letter| letter.map(|letter| letter.error_type.as_str()))?;
+        // Made from what a job said, and only shown: the event keeps it as it was.
+        self.array(letters(), |letter| letter.map(|letter| letter.error_message.replace('\0', "\u{fffd}")))?;
+        self.array(letters(), |letter| letter.and_then(|letter| letter.client_ip.as_deref()))?;
+        self.array(letters(), |letter| letter.and_then(|letter| letter.correlation_id.as_deref()))
     }
 
     fn blobs(&mut self, items: &[Prepared]) -> Result<(), Error> {
-        let rows = || {
-            numbered(items)
-                .flat_map(|(number, prepared)| prepared.item.blobs.iter().map(move |b| (number, b)))
-        };
+        let rows =
+            || numbered(items).flat_map(|(number, prepared)| prepared.item.blobs.iter().map(move |b| (number, b)));
         self.array(rows(), |(number, _)| number)?;
-        self.array(rows(), |(_, blob)| blob.hash())?;
+        self.array(rows(), |(_, blob)| bytes(blob.hash()))?;
         self.array(rows(), |(_, blob)| blob.bytes().as_ref())
     }
 }
@@ -308,31 +290,40 @@ struct QueueRow<'a> {
     job_type: Option<&'a str>,
     priority: Option<i16>,
     not_before: Option<DateTime<Utc>>,
-    attempt: Option<i32>,
+    attempts: Option<i32>,
 }
 
 impl<'a> QueueRow<'a> {
     fn new(item: i32, change: &'a QueueChange) -> Option<Self> {
-        let row = |change, not_before, attempt| Self {
+        let row = |change, not_before, attempts| Self {
             item,
             change,
             tenant: None,
             job_type: None,
             priority: None,
             not_before,
-            attempt,
+            attempts,
         };
         Some(match change {
             QueueChange::None => return None,
-            QueueChange::Enqueue { tenant, job_type, priority, not_before, attempt } => Self {
+            QueueChange::Enqueue { tenant, job_type, priority, not_before } => Self {
                 tenant: Some(tenant),
                 job_type: Some(job_type),
                 priority: Some(*priority),
-                ..row(1, *not_before, Some(*attempt))
+                ..row(1, *not_before, Some(0))
             },
-            QueueChange::Release { not_before, attempt } => row(2, *not_before, Some(*attempt)),
+            QueueChange::Release { not_before, attempt } => row(2, *not_before, Some(count(*attempt))),
             QueueChange::Remove => row(3, None, None),
             QueueChange::FlagCancel => row(4, None, None),
         })
     }
+}
+
+fn bytes(digest: Digest) -> [u8; 32] {
+    *digest.as_bytes()
+}
+
+/// Small by nature; what is not stays at the column's end.
+fn count(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
 }

@@ -1,7 +1,7 @@
 //! The connection to PostgreSQL, its role and its migrations.
 
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
@@ -15,6 +15,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 /// The role that may append and may not change what was appended.
 const ROLE: &str = "tako_vm_app";
 
+/// Priorities go from 0 to 9.
+const PRIORITIES: usize = 10;
+
 /// How to reach the database.
 #[derive(Clone)]
 pub struct Options {
@@ -25,6 +28,8 @@ pub struct Options {
     pub acquire_timeout: Duration,
     /// As shown in `pg_stat_activity`.
     pub application_name: String,
+    /// Who appends, as its notifications say; others tell theirs from their own by it.
+    pub node: String,
 }
 
 impl Options {
@@ -34,6 +39,7 @@ impl Options {
             max_connections: 16,
             acquire_timeout: Duration::from_secs(5),
             application_name: "tako-vm".into(),
+            node: String::new(),
         }
     }
 
@@ -51,6 +57,9 @@ impl Options {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    node: Arc<str>,
+    /// What the last claim learned; see `claim_jobs`.
+    floors: Arc<Mutex<Vec<i64>>>,
 }
 
 impl Store {
@@ -78,7 +87,8 @@ impl Store {
             .connect_with(options.connect_options()?)
             .await
             .map_err(Error::during("connect"))?;
-        let store = Self { pool };
+        let floors = Arc::new(Mutex::new(vec![0; PRIORITIES]));
+        let store = Self { pool, node: options.node.as_str().into(), floors };
         store.check_migrations().await?;
         Ok(store)
     }
@@ -109,16 +119,20 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when it does not, within the pool's acquire timeout.
     pub async fn ping(&self) -> Result<(), Error> {
-        sqlx::query("SELECT 1")
-            .execute(&self.pool)
-            .await
-            .map(drop)
-            .map_err(Error::during("ping"))
+        sqlx::query("SELECT 1").execute(&self.pool).await.map(drop).map_err(Error::during("ping"))
     }
 
     /// Waits for running statements and closes all connections.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
+    pub(super) fn floors(&self) -> MutexGuard<'_, Vec<i64>> {
+        self.floors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -146,9 +160,8 @@ async fn assume_role(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 /// # Errors
 /// [`Error::DatabaseNewer`] before anything is run; [`Error::Migration`] for one that failed.
 pub async fn migrate(options: &Options) -> Result<usize, Error> {
-    let mut connection = PgConnection::connect_with(&options.connect_options()?)
-        .await
-        .map_err(Error::during("connect"))?;
+    let mut connection =
+        PgConnection::connect_with(&options.connect_options()?).await.map_err(Error::during("connect"))?;
     // sqlx takes an advisory lock of its own around the run, and drops it with the connection.
     let before = applied(&mut connection).await?;
     let result = MIGRATIONS.run(&mut connection).await;

@@ -25,28 +25,21 @@ pub enum Error {
     },
     /// A value that the database cannot hold, refused before it was sent.
     #[error("{operation}: {field} of {id} {reason}")]
-    Invalid {
-        operation: &'static str,
-        field: &'static str,
-        id: String,
-        reason: &'static str,
+    Invalid { operation: &'static str, field: &'static str, id: String, reason: &'static str },
+    /// A value of the domain that has no JSON form.
+    #[error("{what} of {id} cannot be written as JSON")]
+    Unwritable {
+        what: &'static str,
+        id: Uuid,
+        #[source]
+        source: Arc<serde_json::Error>,
     },
     /// A statement changed another number of rows than it must.
     #[error("{operation}: {affected} rows of {table} changed for {id}, not 1")]
-    Affected {
-        operation: &'static str,
-        table: &'static str,
-        id: String,
-        affected: u64,
-    },
+    Affected { operation: &'static str, table: &'static str, id: String, affected: u64 },
     /// A stored value that does not read back.
     #[error("{table} {id}: {column} cannot be read: {reason}")]
-    Corrupt {
-        table: &'static str,
-        id: String,
-        column: &'static str,
-        reason: String,
-    },
+    Corrupt { table: &'static str, id: String, column: &'static str, reason: String },
     /// A newer program migrated this database; this one does not know its tables.
     #[error("the database is at migration {database}, this program knows {program}: update the program")]
     DatabaseNewer { database: i64, program: i64 },
@@ -86,6 +79,10 @@ impl Error {
         }
     }
 
+    pub(super) fn unwritable(what: &'static str, id: Uuid) -> impl Fn(serde_json::Error) -> Self {
+        move |source| Self::Unwritable { what, id, source: Arc::new(source) }
+    }
+
     pub(super) fn corrupt(
         table: &'static str,
         id: impl fmt::Display,
@@ -109,12 +106,7 @@ impl Error {
     }
 
     /// PostgreSQL text holds any character but NUL.
-    pub(super) fn unless_text(
-        text: &str,
-        operation: &'static str,
-        field: &'static str,
-        id: Uuid,
-    ) -> Result<(), Self> {
+    pub(super) fn unless_text(text: &str, operation: &'static str, field: &'static str, id: Uuid) -> Result<(), Self> {
         if text.contains('\0') {
             let reason = "contains a NUL character";
             return Err(Self::Invalid { operation, field, id: id.to_string(), reason });

@@ -1,32 +1,18 @@
 //! The only writer of the event log.
 
-use std::sync::Arc;
-
 use super::append::{Append, Appended, Outcome};
 use super::batch::{self, Prepared};
-use super::chain::Hash;
 use super::database::Store;
 use super::error::Error;
+use crate::domain::Digest;
 
 const APPEND: &str = "append events";
 
-/// Appends to the log on behalf of one node.
-#[derive(Debug, Clone)]
-pub struct EventLog {
-    store: Store,
-    node: Arc<str>,
-}
-
-impl EventLog {
-    /// `node` is named in the notifications that appends send.
-    pub fn new(store: Store, node: &str) -> Self {
-        Self { store, node: node.into() }
-    }
-
+impl Store {
     /// Appends one item.
     ///
     /// # Errors
-    /// As [`EventLog::append_batch`].
+    /// As [`Store::append_batch`].
     pub async fn append(&self, item: Append) -> Result<Outcome, Error> {
         let mut results = self.append_batch(vec![item]).await;
         results.pop().unwrap_or(Err(Error::Affected {
@@ -61,10 +47,7 @@ impl EventLog {
             }
         }
         let mut outcomes = self.append_prepared(&prepared).await.into_iter();
-        results
-            .into_iter()
-            .filter_map(|result| result.or_else(|| outcomes.next()))
-            .collect()
+        results.into_iter().filter_map(|result| result.or_else(|| outcomes.next())).collect()
     }
 
     /// Halves a refused batch, earlier half first, until single items remain.
@@ -89,10 +72,8 @@ impl EventLog {
     }
 
     async fn append_once(&self, items: &[Prepared]) -> Result<Vec<Outcome>, Error> {
-        let mut rows = batch::statement(&self.node, items)?
-            .fetch_all(self.store.pool())
-            .await
-            .map_err(Error::during(APPEND))?;
+        let mut rows =
+            batch::statement(self.node(), items)?.fetch_all(self.pool()).await.map_err(Error::during(APPEND))?;
         rows.sort_unstable_by_key(|row| row.0);
         if rows.len() != items.len() {
             return Err(Error::corrupt("events", "batch", "outcomes", rows.len()));
@@ -110,8 +91,9 @@ fn outcome(row: batch::Row, prepared: &Prepared) -> Result<Outcome, Error> {
         let last_position = last.ok_or_else(|| missing("position"))?;
         Ok(Appended { first_position, last_position, version, head_hash })
     };
-    let hash = |bytes: Option<Vec<u8>>, column| -> Result<Hash, Error> {
-        bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| missing(column))
+    let hash = |bytes: Option<Vec<u8>>, column| {
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Digest::from_bytes).ok_or_else(|| missing(column))
     };
     match verdict {
         0 => Ok(Outcome::Appended(appended(prepared.head_hash())?)),
@@ -122,10 +104,6 @@ fn outcome(row: batch::Row, prepared: &Prepared) -> Result<Outcome, Error> {
             execution_id: execution_id.ok_or_else(|| missing("execution_id"))?,
             fingerprint: hash(fingerprint, "fingerprint")?,
         }),
-        5 => match item.dead_letter {
-            super::append::DeadLetterChange::Remove { id } => Ok(Outcome::DeadLetterMissing { id }),
-            _ => Err(missing("dead letter")),
-        },
         other => Err(Error::corrupt("events", item.stream_id, "verdict", other)),
     }
 }

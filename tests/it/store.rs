@@ -2,9 +2,10 @@
 
 use chrono::Utc;
 use sqlx::Row;
+use tako_vm::domain::Digest;
 use tako_vm::store::{
-    Append, Appended, Blob, DeadLetter, DeadLetterChange, EventLog, Idempotency, NewEvent, Outcome,
-    QueueChange, RecordRow, StreamKind,
+    Append, Appended, Blob, DeadLetterChange, DeadLetterRow, Idempotency, NewEvent, Outcome, QueueChange, RecordRow,
+    StreamKind,
 };
 use uuid::Uuid;
 
@@ -30,8 +31,8 @@ fn record(status: &str) -> RecordRow {
         job_type: "default".into(),
         created_at: Utc::now(),
         ended_at: (status == "succeeded" || status == "failed").then(Utc::now),
-        code_hash: Some([7; 32]),
-        input_hash: Some([8; 32]),
+        code_hash: Some(Digest::of(b"code")),
+        input_hash: Some(Digest::of(b"input")),
         parent_execution_id: None,
         relationship: None,
         error_type: None,
@@ -40,21 +41,12 @@ fn record(status: &str) -> RecordRow {
 }
 
 fn enqueue() -> QueueChange {
-    QueueChange::Enqueue {
-        tenant: "default".into(),
-        job_type: "default".into(),
-        priority: 5,
-        not_before: None,
-        attempt: 1,
-    }
+    QueueChange::Enqueue { tenant: "default".into(), job_type: "default".into(), priority: 5, not_before: None }
 }
 
 fn submit(execution_id: Uuid) -> Append {
-    let mut item = Append::events(
-        execution_id,
-        StreamKind::Execution,
-        vec![event("JobSubmitted", r#"{"job_type":"default"}"#)],
-    );
+    let mut item =
+        Append::events(execution_id, StreamKind::Execution, vec![event("JobSubmitted", r#"{"job_type":"default"}"#)]);
     item.record = Some(record("queued"));
     item.queue = enqueue();
     item
@@ -76,7 +68,7 @@ async fn count(db: &db::Db, table: &str) -> i64 {
 #[tokio::test]
 async fn record_and_queue_row_commit_together_with_the_events() {
     let db = db::fresh().await;
-    let log = EventLog::new(db.store.clone(), "node");
+    let log = &db.store;
     let id = Uuid::now_v7();
     let first = appended(log.append(submit(id)).await.unwrap());
     assert_eq!((first.first_position, first.last_position, first.version), (1, 1, 1));
@@ -85,17 +77,13 @@ async fn record_and_queue_row_commit_together_with_the_events() {
     }
 
     // A queue row that exists already spoils the whole item.
-    let mut again = Append::events(id, StreamKind::Execution, vec![event("JobDequeued", "{}")])
-        .after(1, first.head_hash);
+    let mut again =
+        Append::events(id, StreamKind::Execution, vec![event("JobDequeued", "{}")]).after(1, first.head_hash);
     again.queue = enqueue();
     again.record = Some(record("running"));
     let error = log.append(again).await.unwrap_err();
     assert!(!error.is_transient(), "{error:?}");
     assert_eq!(count(&db, "events").await, 1);
-    let status: String = sqlx::query("SELECT status FROM executions")
-        .fetch_one(&db.admin)
-        .await
-        .unwrap()
-        .get(0);
+    let status: String = sqlx::query("SELECT status FROM executions").fetch_one(&db.admin).await.unwrap().get(0);
     assert_eq!(status, "queued");
 }
