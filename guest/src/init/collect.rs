@@ -9,14 +9,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::sys;
-use crate::protocol::{ArtifactLimits, Refusal, RefusedArtifact};
+use crate::protocol::{
+    ArtifactLimits, MAX_PATH_BYTES, MAX_REFUSED_ARTIFACTS, Refusal, RefusedArtifact,
+};
 
 /// Folders below `/output` that a file may lie in, itself counted.
 const MAX_DEPTH: usize = 8;
 /// Entries looked at before the rest is refused as one.
 const MAX_ENTRIES: usize = 10_000;
-const MAX_REFUSED: usize = 100;
-const MAX_NAME_BYTES: usize = 255;
 /// Collected before all others, so that a flood of files cannot push it out.
 const RESULT: &CStr = c"result.json";
 
@@ -171,7 +171,7 @@ where
     }
 
     fn refuse(&mut self, path: &[u8], reason: Refusal) {
-        if self.refused.len() < MAX_REFUSED {
+        if self.refused.len() < MAX_REFUSED_ARTIFACTS {
             self.refused.push(RefusedArtifact { name: printable(path), reason });
         }
     }
@@ -194,7 +194,7 @@ fn join(parent: &str, name: &[u8]) -> Vec<u8> {
 
 fn acceptable(path: &[u8]) -> Option<&str> {
     let path = std::str::from_utf8(path).ok()?;
-    (path.len() <= MAX_NAME_BYTES && !path.chars().any(char::is_control)).then_some(path)
+    (path.len() <= MAX_PATH_BYTES && !path.chars().any(char::is_control)).then_some(path)
 }
 
 /// Lossy, escaped, and short: for a person to read.
@@ -207,7 +207,7 @@ fn printable(path: &[u8]) -> String {
         } else {
             text.push(character);
         }
-        if text.len() > MAX_NAME_BYTES {
+        if text.len() > MAX_PATH_BYTES {
             text.truncate(before);
             break;
         }

@@ -16,7 +16,8 @@ use super::signals::Signals;
 use super::{collect, privileges, sys};
 use crate::frame::{FrameError, Kind};
 use crate::protocol::{
-    Boot, End, Exception, Fault, FaultKind, FileHeader, Phase, Ready, Report, Run, VERSION,
+    Boot, End, Exception, Fault, FaultKind, FileHeader, MAX_BASES, MAX_MESSAGE_BYTES,
+    MAX_NAME_BYTES, Phase, Ready, RefusedArtifact, Report, Run, VERSION,
 };
 
 const PIECE_BYTES: usize = 64 * 1024;
@@ -26,7 +27,6 @@ const PENDING_HIGH_BYTES: usize = 1 << 20;
 const HOST_PATIENCE: Duration = Duration::from_secs(30);
 const TOLD_STDERR_BYTES: usize = 2048;
 const EXCEPTION_BYTES: usize = 32 * 1024;
-const MESSAGE_BYTES: usize = 4096;
 /// What a dead job can have left in one pipe is a pipe's size, of which an ordinary user may
 /// make 1 MiB.
 const LEFT_IN_PIPE_BYTES: usize = 4 << 20;
@@ -391,7 +391,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn send_artifacts(&mut self, run: &Run) -> io::Result<Vec<crate::protocol::RefusedArtifact>> {
+    fn send_artifacts(&mut self, run: &Run) -> io::Result<Vec<RefusedArtifact>> {
         let mut buffer = vec![0; PIECE_BYTES];
         collect::collect(c"/output", run.artifacts, |artifact| {
             let header = FileHeader { path: artifact.path, bytes: artifact.bytes };
@@ -570,9 +570,14 @@ fn parse_exception(bytes: &[u8]) -> Option<Exception> {
     let bases = fields.next()?;
     let message = fields.next()?;
     Some(Exception {
-        class: cut(class, 1024).to_owned(),
-        bases: bases.split('\n').filter(|base| !base.is_empty()).take(64).map(str::to_owned).collect(),
-        message: cut(message, MESSAGE_BYTES).to_owned(),
+        class: cut(class, MAX_NAME_BYTES).to_owned(),
+        bases: bases
+            .split('\n')
+            .filter(|base| !base.is_empty())
+            .take(MAX_BASES)
+            .map(|base| cut(base, MAX_NAME_BYTES).to_owned())
+            .collect(),
+        message: cut(message, MAX_MESSAGE_BYTES).to_owned(),
     })
 }
 
@@ -589,7 +594,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn fault(phase: Phase, kind: FaultKind, message: impl ToString) -> Fault {
-    Fault { phase, kind, message: message.to_string() }
+    let message = cut(&message.to_string(), MAX_MESSAGE_BYTES).to_owned();
+    Fault { phase, kind, message }
 }
 
 fn protocol_fault(phase: Phase, message: &str) -> Fault {

@@ -42,8 +42,7 @@ pub fn move_up(fd: OwnedFd, lowest: RawFd) -> io::Result<OwnedFd> {
 pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         // SAFETY: the buffer is ours and as long as we say.
-        let count =
-            unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        let count = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
         if count >= 0 {
             return Ok(count as usize);
         }
