@@ -7,6 +7,7 @@
 # Sandboxes need no network, so runsc runs without its own network stack, which not every
 # kernel lets it set up. Its platform is the release's default unless RUNSC_PLATFORM names
 # another (ptrace, kvm, systrap); releases before systrap get ptrace, which runs anywhere.
+# The seccomp profile of a container is applied inside the sandbox too.
 # Does nothing when the daemon has the runtime already. Running containers are left alone.
 set -eu
 
@@ -61,7 +62,7 @@ if os.path.exists(path):
         settings = json.loads(text) if text.strip() else {}
     except ValueError as error:
         sys.exit(f"install-runsc: {path} is not JSON ({error}); left as it is")
-arguments = ["--network=none"] + ([f"--platform={platform}"] if platform else [])
+arguments = ["--network=none", "--oci-seccomp"] + ([f"--platform={platform}"] if platform else [])
 settings.setdefault("runtimes", {})["runsc"] = {"path": runsc, "runtimeArgs": arguments}
 # Written beside and renamed: the daemon never reads half a file.
 with open(path + ".new", "w") as file:
