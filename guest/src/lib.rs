@@ -1,6 +1,7 @@
 //! The small program inside every Tako VM sandbox, and the protocol it speaks with the host.
 //!
-//! [`frame`] and [`protocol`] serve both ends; everything else runs inside the sandbox.
+//! [`frame`] and [`protocol`] serve both ends; [`init`] runs inside the sandbox.
 
 pub mod frame;
+pub mod init;
 pub mod protocol;

@@ -29,7 +29,8 @@ pub struct Boot {
     pub python: Option<String>,
     /// Modules to import before the job arrives.
     pub preload: Vec<String>,
-    /// The environment of the user's code, complete.
+    /// The environment of the user's code beside `PATH`, `HOME`, `LANG`,
+    /// `PYTHONDONTWRITEBYTECODE` and `PYTHONHASHSEED`, which the guest sets where this does not.
     pub environment: BTreeMap<String, String>,
     /// Numeric user and group of the user's code.
     pub uid: u32,
@@ -47,7 +48,9 @@ pub struct Rlimits {
     pub open_files: u64,
     /// Bytes of one file (`RLIMIT_FSIZE`).
     pub file_bytes: u64,
-    /// Processes and threads (`RLIMIT_NPROC`); the cgroup has the stricter one.
+    /// Processes and threads (`RLIMIT_NPROC`); the cgroup has the stricter one. The kernel counts
+    /// those of the same user in all sandboxes of a user namespace together, so that a low
+    /// value lets one sandbox starve another; 0 sets no limit.
     pub processes: u64,
 }
 

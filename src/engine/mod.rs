@@ -5,6 +5,9 @@
 //! report facts (exit status, signal, who was killed and why); what they mean is decided in
 //! the domain.
 
+pub mod guest_binary;
+pub mod session;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

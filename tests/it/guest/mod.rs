@@ -1,0 +1,5 @@
+//! Host and guest together: the embedded guest as PID 1 of a small sandbox, real Python in it,
+//! and the host's session at the other end.
+
+mod life;
+mod sandbox;

@@ -1,0 +1,143 @@
+//! A throw-away sandbox made with `unshare(1)`: enough of one for the guest to be what it is
+//! in production, without an engine. Works as root and as an ordinary user.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tako_guest::protocol::{ArtifactLimits, Boot, Ready, Rlimits, VERSION};
+use tako_vm::engine::guest_binary::GUEST;
+use tako_vm::engine::session::{GRACE, Reader, Session, Writer};
+use tako_vm::engine::{Error, Job, Run};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const SCRIPT: &str = r#"
+set -e
+mount -t tmpfs -o mode=755 tmpfs "$1"
+cd "$1"
+cp "$2" guest
+mkdir usr proc dev tmp code input output
+mount --rbind -o ro /usr usr
+for name in bin sbin lib lib64; do
+    if [ -L "/$name" ]; then cp -P "/$name" "$name"
+    elif [ -d "/$name" ]; then mkdir "$name"; mount --rbind "/$name" "$name"
+    fi
+done
+mount -t proc proc proc
+mount --rbind /dev dev
+mount -t tmpfs -o mode=1777,size=64m tmpfs tmp
+mount -t tmpfs -o mode=1777,size=64m tmpfs output
+shift 2
+exec "$@"
+"#;
+
+/// How the guest finds itself inside.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Place {
+    /// PID 1; root where the test is, else the user itself.
+    Init,
+    /// A child of a shell, as in no engine.
+    NotInit,
+}
+
+/// The processes end when this is dropped.
+pub struct Sandbox {
+    _child: Child,
+    _directory: TempDir,
+}
+
+pub fn is_root() -> bool {
+    // SAFETY: geteuid cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Starts a guest that waits for its first frame.
+pub fn start(place: Place) -> (Sandbox, Reader, Writer) {
+    let directory = tempfile::tempdir().unwrap();
+    let guest = directory.path().join("tako-guest");
+    std::fs::write(&guest, GUEST).unwrap();
+    std::fs::set_permissions(&guest, PermissionsExt::from_mode(0o755)).unwrap();
+    let root = directory.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]);
+    if !is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["sh", "-c", SCRIPT, "sh"]).arg(&root).arg(&guest).args(["chroot", "."]);
+    if !is_root() {
+        command.args(["unshare", "--user", "--map-user=1000", "--map-group=1000"]);
+    }
+    match place {
+        Place::Init => command.args(["/guest", "init"]),
+        Place::NotInit => command.args(["sh", "-c", "/guest init; exit $?"]),
+    };
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let reader = Box::new(child.stdout.take().unwrap());
+    let writer = Box::new(child.stdin.take().unwrap());
+    (Sandbox { _child: child, _directory: directory }, reader, writer)
+}
+
+pub fn boot() -> Boot {
+    Boot {
+        protocol: VERSION,
+        python: None,
+        preload: Vec::new(),
+        environment: BTreeMap::new(),
+        uid: 1000,
+        gid: 1000,
+        startup_timeout_ms: 20_000,
+        rlimits: Rlimits { open_files: 256, file_bytes: 32 << 20, processes: 0 },
+    }
+}
+
+pub fn job(code: &str) -> Job {
+    Job {
+        code: Bytes::copy_from_slice(code.as_bytes()),
+        input: Bytes::from_static(b"{}"),
+        files: Vec::new(),
+        execution_timeout: Duration::from_secs(20),
+        stdout_limit_bytes: 64 * 1024,
+        stderr_limit_bytes: 64 * 1024,
+        artifacts: ArtifactLimits {
+            max_count: 20,
+            max_file_bytes: 1 << 20,
+            max_total_bytes: 4 << 20,
+        },
+    }
+}
+
+/// Starts a sandbox whose interpreter is ready.
+pub async fn ready(place: Place, boot: &Boot) -> Result<(Sandbox, Session, Ready), Error> {
+    let (sandbox, reader, writer) = start(place);
+    let (session, ready) = Session::boot(reader, writer, boot, Duration::from_secs(30)).await?;
+    Ok((sandbox, session, ready))
+}
+
+/// Runs a job in a sandbox of its own.
+pub async fn run_job(place: Place, job: Job) -> Run {
+    let (_sandbox, session, _) = ready(place, &boot()).await.unwrap();
+    let (output, _) = mpsc::channel(1);
+    session.run(job, output, CancellationToken::new(), GRACE).await.unwrap()
+}
+
+/// Runs code as PID 1's job with everything at its default.
+pub async fn run(code: &str) -> Run {
+    run_job(Place::Init, job(code)).await
+}
+
+pub fn text(bytes: &Bytes) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}

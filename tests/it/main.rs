@@ -1,0 +1,5 @@
+//! The integration tests: one program, a module per subject.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod guest;
