@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tako_guest::protocol::{ArtifactLimits, End};
+use tako_vm::engine::docker::breaker::{self, StateName};
 use tako_vm::engine::docker::{DockerConfig, DockerEngine, RuntimeChoice, SecurityMode};
 use tako_vm::engine::{Engine, Error, Image, Job, Run, SandboxLabels, SandboxLimits, SandboxSpec};
 use tokio::sync::{OnceCell, mpsc};
@@ -221,14 +222,18 @@ async fn only_the_tmpfs_mounts_can_be_written() {
 }
 
 #[tokio::test]
-async fn there_is_no_network() {
+async fn there_is_no_network_but_the_own_loopback() {
     let bench = Bench::new().await;
     let code = "import socket\n\
                 print([name for _, name in socket.if_nameindex()])\n\
                 try: socket.create_connection(('169.254.169.254', 80), 2); print('connected')\n\
-                except OSError as error: print(error.errno)\n";
+                except OSError as error: print(error.errno)\n\
+                own = socket.create_server(('127.0.0.1', 0))\n\
+                socket.create_connection(own.getsockname(), 2)\n\
+                print('own loopback')\n";
     let run = bench.run(job(code)).await.unwrap();
-    assert_eq!(text(&run.stdout), format!("['lo']\n{}\n", libc::ENETUNREACH));
+    let expected = format!("['lo']\n{}\nown loopback\n", libc::ENETUNREACH);
+    assert_eq!(text(&run.stdout), expected, "{}", text(&run.stderr));
     bench.end().await;
 }
 
@@ -245,6 +250,19 @@ async fn inodes_and_bytes_of_a_tmpfs_are_limited() {
     let run = bench.run(job(code)).await.unwrap();
     let full = format!("(True, {})", libc::ENOSPC);
     assert_eq!(text(&run.stdout), format!("{full} {full} {full}\n"));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn an_artifact_its_owner_cannot_read_is_collected() {
+    let bench = Bench::new().await;
+    let code = "import os\n\
+                os.mkdir('/output/d')\n\
+                open('/output/d/f', 'w').write('x')\n\
+                os.chmod('/output/d/f', 0)\n\
+                os.chmod('/output/d', 0)\n";
+    let run = bench.run(job(code)).await.unwrap();
+    assert_eq!(run.artifacts, vec![("d/f".to_owned(), Bytes::from_static(b"x"))], "{run:?}");
     bench.end().await;
 }
 
@@ -347,6 +365,26 @@ async fn a_pinned_image_is_the_same_image() {
 }
 
 #[tokio::test]
+async fn an_image_that_nobody_has_is_refused_by_name() {
+    let bench = Bench::new().await;
+    for reference in ["tako-vm/no-such-image:1", "tako-vm/executor:latest", "", "Not A Name"] {
+        let refused = bench.engine.resolve_image(reference).await;
+        assert!(matches!(refused, Err(Error::Image { .. })), "{reference:?}: {refused:?}");
+    }
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn many_who_ask_for_an_image_get_the_same() {
+    let bench = Bench::new().await;
+    let asked = (0..8).map(|_| bench.engine.resolve_image("tako-vm/executor:3.11"));
+    for image in futures::future::join_all(asked).await {
+        assert_eq!(image.unwrap(), bench.spec.image);
+    }
+    bench.end().await;
+}
+
+#[tokio::test]
 async fn a_sandbox_of_a_missing_image_does_not_start() {
     let mut bench = Bench::new().await;
     bench.spec.image.digest = format!("sha256:{}", "0".repeat(64));
@@ -411,5 +449,113 @@ async fn gvisor_runs_a_job_like_runc() {
     let mut endless = job("while True: pass");
     endless.execution_timeout = Duration::from_millis(500);
     assert_eq!(bench.run(endless).await.unwrap().report.end, End::TimedOut);
+
+    // gVisor's kernel is a process of the cgroup, so the whole sandbox goes.
+    let mut small = bench;
+    small.spec.limits.memory_bytes = 96 * MIB;
+    let bomb = small.run(job("x = []\nwhile True: x.append(bytearray(1 << 20))\n")).await;
+    match bomb {
+        Ok(run) => assert_eq!(run.report.oom_killed, Some(true), "{run:?}"),
+        Err(error) => assert!(matches!(error, Error::Lost { oom_killed: true, .. }), "{error:?}"),
+    }
+    small.end().await;
+}
+
+#[tokio::test]
+async fn a_limit_the_daemon_refuses_is_no_outage() {
+    let mut bench = Bench::new().await;
+    bench.spec.limits.memory_bytes = 4096;
+    let refused = bench.engine.start(&bench.spec).await.map(|_| ());
+    assert!(matches!(refused, Err(Error::System { .. })), "{refused:?}");
+    assert_eq!(bench.engine.status().breaker.failure_count, 0);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn more_processors_than_the_host_has_is_no_limit() {
+    let mut bench = Bench::new().await;
+    bench.spec.limits.cpu_millis = 1_000_000;
+    bench.run(job("print(1)")).await.unwrap();
+    bench.end().await;
+}
+
+/// A way to the daemon that can be cut and mended.
+struct Way {
+    address: String,
+    open: tokio::sync::watch::Sender<bool>,
+}
+
+impl Way {
+    async fn new() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("tcp://{}", listener.local_addr().unwrap());
+        let (open, state) = tokio::sync::watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut state = state.clone();
+                tokio::spawn(async move {
+                    if !*state.borrow() {
+                        return;
+                    }
+                    let mut far = tokio::net::UnixStream::connect("/var/run/docker.sock").await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = state.wait_for(|open| !open) => {}
+                    }
+                });
+            }
+        });
+        Self { address, open }
+    }
+
+    fn config(&self) -> DockerConfig {
+        DockerConfig {
+            host: Some(self.address.clone()),
+            breaker: breaker::Settings { threshold: 3, reset_after: Duration::from_millis(300) },
+            ..DockerConfig::default()
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_circuit_opens_with_the_daemon_gone_and_closes_when_it_is_back() {
+    let way = Way::new().await;
+    let bench = Bench::with(way.config()).await;
+    bench.run(job("print(1)")).await.unwrap();
+    bench.engine.shutdown().await;
+
+    way.open.send_replace(false);
+    for _ in 0..3 {
+        let refused = bench.engine.start(&bench.spec).await.map(|_| ());
+        assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    }
+    assert_eq!(bench.engine.status().breaker.state, StateName::Open);
+    assert!(bench.engine.status().breaker.last_failure.is_some());
+    assert!(bench.engine.health().await.is_err());
+
+    way.open.send_replace(true);
+    bench.engine.health().await.unwrap();
+    assert_eq!(bench.engine.status().breaker.state, StateName::Closed);
+    bench.run(job("print(1)")).await.unwrap();
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_job_whose_daemon_goes_away_is_lost_and_its_container_removed_later() {
+    let way = Way::new().await;
+    let bench = Bench::with(way.config()).await;
+    let sandbox = bench.engine.start(&bench.spec).await.unwrap();
+    let (output, mut chunks) = mpsc::channel(64);
+    let code = "print('begun', flush=True)\nwhile True: pass\n";
+    let run = tokio::spawn(sandbox.run(job(code), output, CancellationToken::new()));
+    assert_eq!(text(&chunks.recv().await.unwrap().bytes), "begun\n");
+    way.open.send_replace(false);
+    // Until the first attempt at removal has failed.
+    while bench.engine.status().breaker.state != StateName::Open {
+        let _ = bench.engine.health().await;
+    }
+    way.open.send_replace(true);
+    let lost = run.await.unwrap();
+    assert!(matches!(lost, Err(Error::Lost { oom_killed: false, .. })), "{lost:?}");
     bench.end().await;
 }

@@ -77,11 +77,14 @@ pub(super) fn image_error(reference: &str, message: impl Into<String>) -> Error 
 }
 
 /// The id (`sha256:…`) of an image the daemon has.
-pub(super) async fn id_of(daemon: &Daemon, reference: &str) -> Result<Option<String>, CallError> {
-    match daemon.call("image inspect", daemon.docker.inspect_image(reference)).await {
+pub(super) async fn id_of(daemon: &Daemon, reference: &str) -> Result<Option<String>, Error> {
+    match daemon.call("inspect image", daemon.docker.inspect_image(reference)).await {
         Ok(image) => Ok(image.id),
         Err(error) if error.is_absent() => Ok(None),
-        Err(error) => Err(error),
+        Err(CallError::Answered { status: 400..500, message, .. }) => {
+            Err(image_error(reference, message))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -14,11 +14,14 @@ const SECCOMP: &str = include_str!("../../../docker/seccomp.json");
 
 /// What the guest needs to become another user, to signal and to read that user's files.
 /// User code has none of them: it loses all on the change of user.
-const GUEST_CAPABILITIES: [&str; 5] = ["SETUID", "SETGID", "SETPCAP", "KILL", "DAC_OVERRIDE"];
+const GUEST_CAPABILITIES: [&str; 5] = ["SETUID", "SETGID", "SETPCAP", "KILL", "DAC_READ_SEARCH"];
 
 /// Space for `/code`, which holds one file, and the most for `/input`; bytes.
 const CODE_BYTES: u64 = 4 << 20;
 const INPUT_BYTES: u64 = 128 << 20;
+
+/// The span in which the processor share is counted, microseconds.
+const CPU_PERIOD_US: i64 = 100_000;
 
 const INSTALLATION: &str = "tako-vm.installation";
 const NODE: &str = "tako-vm.node";
@@ -68,7 +71,9 @@ fn host_config(limits: &SandboxLimits, runtime: &str) -> HostConfig {
         memory: Some(memory),
         // The same as memory, which leaves no swap.
         memory_swap: Some(memory),
-        nano_cpus: Some(i64::from(limits.cpu_millis) * 1_000_000),
+        // Not `nano_cpus`, which refuses more processors than the host has.
+        cpu_period: Some(CPU_PERIOD_US),
+        cpu_quota: Some((i64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000).max(1000)),
         pids_limit: Some(i64::from(limits.pids)),
         ulimits: Some(vec![ResourcesUlimits {
             name: Some("core".to_owned()),

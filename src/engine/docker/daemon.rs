@@ -49,7 +49,14 @@ impl CallError {
 
 impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
-        unavailable(error.to_string())
+        match error {
+            // The daemon works and does not want this: trying again would not help.
+            CallError::Answered { call, status: status @ 400..500, message } => Self::System {
+                context: format!("docker refused to {call} with status {status}"),
+                source: std::io::Error::new(std::io::ErrorKind::InvalidInput, message),
+            },
+            error => unavailable(error.to_string()),
+        }
     }
 }
 

@@ -101,15 +101,18 @@ pub(super) async fn remove(daemon: &Daemon, name: &str) -> Result<(), CallError>
 
 async fn persist(daemon: &Daemon, name: &str, create_unsure: bool) {
     const PAUSES_SECONDS: [u64; 4] = [1, 2, 5, 10];
+    let mut looks = if create_unsure { 3 } else { 1 };
     for pause in PAUSES_SECONDS {
         match remove(daemon, name).await {
-            Ok(()) if !create_unsure => return,
-            Ok(()) => {}
+            Ok(()) => looks -= 1,
             Err(error) => tracing::debug!(container = name, %error, "removal failed; trying again"),
+        }
+        if looks == 0 {
+            return;
         }
         tokio::time::sleep(Duration::from_secs(pause)).await;
     }
     if let Err(error) = remove(daemon, name).await {
-        tracing::warn!(container = name, %error, "container could not be removed; its labels tell the reaper");
+        tracing::warn!(container = name, %error, "not removed; its labels tell the reaper");
     }
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptions,
-    StartContainerOptions,
+    StartContainerOptions, WaitContainerOptions,
 };
+use futures::StreamExt;
 use tako_guest::protocol::{self, Boot, Rlimits};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,9 @@ use super::daemon::{CallError, Daemon};
 use super::removal::{Container, Removals};
 use crate::engine::session::{GRACE, Session};
 use crate::engine::{Error, Job, OutputChunk, Run, Sandbox, SandboxSpec};
+
+/// How long a container may take to end after its streams did.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A container whose guest waits for its only job.
 pub(super) struct DockerSandbox {
@@ -127,6 +131,9 @@ async fn explain(error: Error, daemon: &Daemon, id: &str, diagnosis: &Diagnosis)
     let Error::Lost { message, oom_killed } = error else {
         return error;
     };
+    // The streams end before the daemon has noted how the container ended.
+    let mut end = daemon.docker.wait_container(id, None::<WaitContainerOptions>);
+    let _ = tokio::time::timeout(END_TIMEOUT, end.next()).await;
     let oom_killed = oom_killed || was_oom_killed(daemon, id).await.unwrap_or(false);
     let said = diagnosis.text();
     let message = if said.is_empty() { message } else { format!("{message}; it said: {said}") };
