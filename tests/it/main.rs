@@ -5,5 +5,6 @@
 mod cli;
 mod db;
 mod dev;
+mod docker;
 mod guest;
 mod store;
