@@ -98,7 +98,7 @@ impl Builder {
 fn reference(kind: engine::Kind, job_type: &JobType) -> String {
     match kind {
         engine::Kind::Docker => {
-            job_type.base_image.clone().unwrap_or_else(|| format!("python:{}-slim", job_type.python_version))
+            job_type.base_image.clone().unwrap_or_else(|| format!("tako-vm/executor:{}", job_type.python_version))
         }
         engine::Kind::Native => "host".to_owned(),
         engine::Kind::Scripted => "scripted".to_owned(),
@@ -154,6 +154,8 @@ impl Handler<Prepare> for Builder {
                 return Err(Unprepared::PinnedImageGone { reason });
             }
             let reference = match &submitted.pinned_image {
+                // A tag may have moved since; the digest is the image.
+                Some(pinned) if engine == engine::Kind::Docker => pinned.digest.clone(),
                 Some(pinned) => pinned.reference.clone(),
                 None => reference(engine, job_type),
             };

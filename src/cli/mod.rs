@@ -6,6 +6,7 @@
 
 mod config;
 pub mod dev;
+pub mod server;
 mod setup;
 mod status;
 mod validate;
@@ -36,6 +37,7 @@ struct Cli {
 enum Command {
     Config(config::Args),
     Dev(dev::Args),
+    Server(server::Args),
     Setup(setup::Args),
     Status(status::Args),
     Validate(validate::Args),
@@ -77,6 +79,7 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Config(args) => config::run(args, &mut context),
         Command::Dev(args) => dev::run(args, &mut context),
+        Command::Server(args) => server::run(args, &mut context),
         Command::Setup(args) => setup::run(args, &mut context),
         Command::Status(args) => status::run(args, &mut context),
         Command::Validate(args) => validate::run(args, &mut context),
