@@ -6,6 +6,8 @@
 //! the domain.
 
 pub mod guest_binary;
+pub mod pool;
+pub mod scripted;
 pub mod session;
 
 use std::collections::BTreeMap;
