@@ -10,9 +10,7 @@ use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tako_guest::frame::{self, HEADER_BYTES, Kind};
-use tako_guest::protocol::{
-    self, Boot, Cancel, Fault, FaultKind, FileHeader, Phase, Ready, Report, VERSION,
-};
+use tako_guest::protocol::{self, Boot, Cancel, Fault, FaultKind, FileHeader, Phase, Ready, Report, VERSION};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -74,10 +72,7 @@ impl Session {
             Kind::Ready => {
                 let ready: Ready = parse(&payload)?;
                 if ready.protocol != VERSION {
-                    return Err(lost(format!(
-                        "guest speaks protocol {}, host {VERSION}",
-                        ready.protocol
-                    )));
+                    return Err(lost(format!("guest speaks protocol {}, host {VERSION}", ready.protocol)));
                 }
                 Ok((Self { frames, writer }, ready))
             }
@@ -156,14 +151,7 @@ struct Backstop {
 impl Backstop {
     fn new(execution_timeout: Duration, grace: Duration) -> Self {
         let begun = Instant::now();
-        Self {
-            begun,
-            at: begun + grace,
-            execution_timeout,
-            grace,
-            cancelled: false,
-            collection_ends: None,
-        }
+        Self { begun, at: begun + grace, execution_timeout, grace, cancelled: false, collection_ends: None }
     }
 
     fn started(&mut self) {
@@ -271,8 +259,7 @@ impl Received {
             return Err(lost("guest sent artifacts beyond their limits".to_owned()));
         }
         self.artifact_bytes += header.bytes;
-        let incoming =
-            Incoming { path: header.path, announced: header.bytes, bytes: BytesMut::new() };
+        let incoming = Incoming { path: header.path, announced: header.bytes, bytes: BytesMut::new() };
         self.keep_if_complete(incoming);
         Ok(())
     }
@@ -301,12 +288,7 @@ impl Received {
         if !is_bounded(&report) {
             return Err(lost("guest sent a report of more than the protocol allows".to_owned()));
         }
-        Ok(Run {
-            report,
-            stdout: self.stdout.freeze(),
-            stderr: self.stderr.freeze(),
-            artifacts: self.artifacts,
-        })
+        Ok(Run { report, stdout: self.stdout.freeze(), stderr: self.stderr.freeze(), artifacts: self.artifacts })
     }
 }
 
@@ -320,10 +302,7 @@ fn is_bounded(report: &Report) -> bool {
     });
     exception
         && report.refused_artifacts.len() <= protocol::MAX_REFUSED_ARTIFACTS
-        && report
-            .refused_artifacts
-            .iter()
-            .all(|refused| refused.name.len() <= protocol::MAX_PATH_BYTES)
+        && report.refused_artifacts.iter().all(|refused| refused.name.len() <= protocol::MAX_PATH_BYTES)
 }
 
 /// Whether a path is one that a guest may announce: relative, of plain names, printable.
@@ -405,8 +384,7 @@ async fn write_frame(writer: &mut Writer, kind: Kind, payload: &[u8]) -> Result<
 }
 
 fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(payload)
-        .map_err(|error| lost(format!("guest sent a record that does not parse: {error}")))
+    serde_json::from_slice(payload).map_err(|error| lost(format!("guest sent a record that does not parse: {error}")))
 }
 
 fn parse_fault(payload: &[u8]) -> Result<Fault, Error> {

@@ -59,9 +59,7 @@ fn locate(proc_self_cgroup: &str, mount: &Path) -> Option<(Version, PathBuf)> {
     let mut candidates = Vec::new();
     for line in proc_self_cgroup.lines() {
         let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
             continue;
         };
         let path = path.trim_start_matches('/');
@@ -93,8 +91,7 @@ mod tests {
 
     impl Mount {
         fn new(name: &str, files: &[&str]) -> Self {
-            let path =
-                std::env::temp_dir().join(format!("tako-cgroup-{name}-{}", std::process::id()));
+            let path = std::env::temp_dir().join(format!("tako-cgroup-{name}-{}", std::process::id()));
             for file in files {
                 let file = path.join(file);
                 fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -112,8 +109,7 @@ mod tests {
 
     #[test]
     fn the_own_group_is_found_before_the_mounts_root() {
-        let mount =
-            Mount::new("own", &["memory/a/b/memory.oom_control", "memory/memory.oom_control"]);
+        let mount = Mount::new("own", &["memory/a/b/memory.oom_control", "memory/memory.oom_control"]);
         let (_, directory) = locate("4:cpu,memory:/a/b\n0::/\n", &mount.0).unwrap();
         assert_eq!(directory, mount.0.join("memory/a/b"));
         let (_, directory) = locate("4:memory:/not/here\n0::/\n", &mount.0).unwrap();

@@ -47,8 +47,7 @@ impl IncomingFile {
     /// # Errors
     /// `InvalidInput` for more bytes than were announced.
     pub fn append(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.remaining =
-            self.remaining.checked_sub(piece.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
+        self.remaining = self.remaining.checked_sub(piece.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
         self.file.write_all(piece)
     }
 }
@@ -59,9 +58,7 @@ fn is_allowed(path: &str) -> bool {
         return false;
     };
     path.len() <= 1024
-        && below.split('/').all(|name| {
-            !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains('\0')
-        })
+        && below.split('/').all(|name| !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains('\0'))
 }
 
 #[cfg(test)]

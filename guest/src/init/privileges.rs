@@ -22,9 +22,7 @@ pub fn drop_all(uid: libc::uid_t, gid: libc::gid_t) -> io::Result<()> {
         }
         libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
         if libc::geteuid() == 0 && uid != 0 {
-            if libc::setgroups(0, std::ptr::null()) != 0
-                && libc::getgroups(0, std::ptr::null_mut()) != 0
-            {
+            if libc::setgroups(0, std::ptr::null()) != 0 && libc::getgroups(0, std::ptr::null_mut()) != 0 {
                 return Err(io::Error::last_os_error());
             }
             check(libc::setresgid(gid, gid, gid))?;

@@ -10,17 +10,12 @@ fn names(run: &tako_vm::engine::Run) -> Vec<&str> {
 }
 
 fn refusals(run: &tako_vm::engine::Run) -> Vec<(&str, Refusal)> {
-    run.report
-        .refused_artifacts
-        .iter()
-        .map(|refused| (refused.name.as_str(), refused.reason))
-        .collect()
+    run.report.refused_artifacts.iter().map(|refused| (refused.name.as_str(), refused.reason)).collect()
 }
 
 #[tokio::test]
 async fn only_regular_files_of_one_name_are_collected() {
-    let run = run(
-        "import os, socket\n\
+    let run = run("import os, socket\n\
          os.chdir('/output')\n\
          open('plain', 'w').write('x')\n\
          os.symlink('/etc/passwd', 'link'); os.symlink('/', 'folder_link'); os.symlink('plain', 'inner_link')\n\
@@ -29,8 +24,7 @@ async fn only_regular_files_of_one_name_are_collected() {
          s = socket.socket(socket.AF_UNIX); s.bind('socket')\n\
          open('line\\nbreak', 'w').close()\n\
          open(b'not\\xfftext', 'w').close()\n\
-         open('empty', 'w').close()\n",
-    )
+         open('empty', 'w').close()\n")
     .await;
     assert_eq!(names(&run), ["empty", "plain"], "{:?}", run.stderr);
     assert_eq!(
@@ -78,9 +72,7 @@ async fn count_size_and_total_are_limited_and_the_result_comes_first() {
 
 #[tokio::test]
 async fn a_flood_of_files_is_cut_and_does_not_push_the_result_out() {
-    let mut job = job(
-        "for n in range(10500): open(f'{n:05}', 'w').close()\nopen('result.json', 'w').write('1')",
-    );
+    let mut job = job("for n in range(10500): open(f'{n:05}', 'w').close()\nopen('result.json', 'w').write('1')");
     job.execution_timeout = std::time::Duration::from_secs(60);
     let run = run_job(Place::Init, job).await;
     assert_eq!(run.artifacts.len(), 20);

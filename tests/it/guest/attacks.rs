@@ -76,7 +76,10 @@ async fn the_guest_cannot_be_signalled_traced_or_read() {
 
 #[tokio::test]
 async fn killing_everything_kills_the_code_alone() {
-    let run = run("import os\nprint('before', flush=True)\ntry: os.kill(-1, 9)\nexcept OSError: pass\nos.kill(os.getpid(), 9)").await;
+    let run = run(
+        "import os\nprint('before', flush=True)\ntry: os.kill(-1, 9)\nexcept OSError: pass\nos.kill(os.getpid(), 9)",
+    )
+    .await;
     assert_eq!(run.report.end, End::Signaled { signal: 9 });
     assert_eq!(text(&run.stdout), "before\n");
 }
@@ -92,12 +95,7 @@ async fn a_fork_bomb_ends_with_the_limit() {
     };
     let (output, _) = tokio::sync::mpsc::channel(1);
     let run = session
-        .run(
-            job,
-            output,
-            tokio_util::sync::CancellationToken::new(),
-            tako_vm::engine::session::GRACE,
-        )
+        .run(job, output, tokio_util::sync::CancellationToken::new(), tako_vm::engine::session::GRACE)
         .await
         .unwrap();
     assert_eq!(run.report.end, End::TimedOut);
@@ -119,10 +117,7 @@ async fn user_code_has_no_privilege_and_cannot_gain_one() {
         assert_eq!(fields[3..], [zero, zero, zero, zero, zero, "1"]);
     } else {
         // The bounding set stays where the guest may not touch it, and gives nothing back.
-        assert_eq!(
-            [fields[3], fields[4], fields[5], fields[7], fields[8]],
-            [zero, zero, zero, zero, "1"]
-        );
+        assert_eq!([fields[3], fields[4], fields[5], fields[7], fields[8]], [zero, zero, zero, zero, "1"]);
     }
     assert_eq!(lines.next(), Some("1000"));
 }

@@ -11,16 +11,8 @@ async fn assert_same(code: &[u8]) {
     job.code = Bytes::copy_from_slice(code);
     let run = run_job(Place::Init, job).await;
     let shown = String::from_utf8_lossy(code);
-    assert_eq!(
-        String::from_utf8_lossy(&run.stdout),
-        String::from_utf8_lossy(&plain.stdout),
-        "stdout of:\n{shown}"
-    );
-    assert_eq!(
-        String::from_utf8_lossy(&run.stderr),
-        String::from_utf8_lossy(&plain.stderr),
-        "stderr of:\n{shown}"
-    );
+    assert_eq!(String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&plain.stdout), "stdout of:\n{shown}");
+    assert_eq!(String::from_utf8_lossy(&run.stderr), String::from_utf8_lossy(&plain.stderr), "stderr of:\n{shown}");
     let code = match run.report.end {
         End::Exited { code } => code,
         End::Signaled { signal } => 128 + signal,
@@ -154,8 +146,7 @@ async fn an_uncaught_exception_is_named_with_its_bases() {
     assert_eq!(exception.class, "FileNotFoundError");
     assert_eq!(exception.bases, ["OSError", "Exception", "BaseException"]);
 
-    let exception =
-        run("class E(KeyError): pass\nraise E('é' * 9000)").await.report.exception.unwrap();
+    let exception = run("class E(KeyError): pass\nraise E('é' * 9000)").await.report.exception.unwrap();
     assert_eq!(exception.class, "__main__.E");
     assert_eq!(exception.bases[0], "KeyError");
     assert!(exception.message.len() <= 4096 && exception.message.contains('é'));

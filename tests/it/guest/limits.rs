@@ -23,10 +23,9 @@ async fn run_limited(place: Place, code: &str, limit_ms: u64) -> tako_vm::engine
 
 #[tokio::test]
 async fn the_limit_ends_code_that_sleeps_or_computes() {
-    for code in [
-        "import time; print('begun', flush=True); time.sleep(60)",
-        "print('begun', flush=True)\nwhile True: pass",
-    ] {
+    for code in
+        ["import time; print('begun', flush=True); time.sleep(60)", "print('begun', flush=True)\nwhile True: pass"]
+    {
         let run = run_limited(Place::Init, code, 300).await;
         assert_eq!(run.report.end, End::TimedOut);
         assert!((300..2000).contains(&run.report.wall_ms), "{}", run.report.wall_ms);
@@ -36,7 +35,8 @@ async fn the_limit_ends_code_that_sleeps_or_computes() {
 
 #[tokio::test]
 async fn ignoring_every_signal_does_not_help() {
-    let code = "import signal, time\nfor s in set(signal.Signals) - {9, 19}: signal.signal(s, signal.SIG_IGN)\ntime.sleep(60)";
+    let code =
+        "import signal, time\nfor s in set(signal.Signals) - {9, 19}: signal.signal(s, signal.SIG_IGN)\ntime.sleep(60)";
     assert_eq!(run_limited(Place::Init, code, 300).await.report.end, End::TimedOut);
 }
 
@@ -97,8 +97,7 @@ async fn output_is_kept_to_its_limit_and_counted_beyond() {
 
 #[tokio::test]
 async fn endless_output_costs_neither_memory_nor_the_limit() {
-    let run =
-        run_limited(Place::Init, "import os\nwhile True: os.write(1, b'a' * 65536)", 500).await;
+    let run = run_limited(Place::Init, "import os\nwhile True: os.write(1, b'a' * 65536)", 500).await;
     assert_eq!(run.report.end, End::TimedOut);
     assert_eq!(run.stdout.len(), 64 * 1024);
     assert!(run.report.stdout_total_bytes > 1 << 20);

@@ -142,11 +142,7 @@ pub fn job(code: &str) -> Job {
         execution_timeout: Duration::from_secs(20),
         stdout_limit_bytes: 64 * 1024,
         stderr_limit_bytes: 64 * 1024,
-        artifacts: ArtifactLimits {
-            max_count: 20,
-            max_file_bytes: 1 << 20,
-            max_total_bytes: 4 << 20,
-        },
+        artifacts: ArtifactLimits { max_count: 20, max_file_bytes: 1 << 20, max_total_bytes: 4 << 20 },
     }
 }
 

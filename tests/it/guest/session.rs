@@ -113,8 +113,7 @@ async fn lie(frames: &[(Kind, &[u8])]) -> Result<Run, Error> {
     let (host, mut guest) = tokio::io::duplex(1 << 20);
     say(&mut guest, Kind::Ready, br#"{"protocol":1,"python_version":"3","startup_ms":1}"#).await;
     let (reader, writer) = tokio::io::split(host);
-    let (session, _) =
-        Session::boot(Box::new(reader), Box::new(writer), &boot(), Duration::from_secs(5)).await?;
+    let (session, _) = Session::boot(Box::new(reader), Box::new(writer), &boot(), Duration::from_secs(5)).await?;
     for (kind, payload) in frames {
         say(&mut guest, *kind, payload).await;
     }
@@ -194,9 +193,7 @@ async fn a_guest_that_falls_silent_is_unresponsive() {
 async fn a_guest_that_says_nothing_at_all_is_a_startup_timeout() {
     let (host, _guest) = tokio::io::duplex(1 << 20);
     let (reader, writer) = tokio::io::split(host);
-    match Session::boot(Box::new(reader), Box::new(writer), &boot(), Duration::from_millis(20))
-        .await
-    {
+    match Session::boot(Box::new(reader), Box::new(writer), &boot(), Duration::from_millis(20)).await {
         Err(Error::Startup(fault)) => assert_eq!(fault.kind, FaultKind::StartupTimeout),
         _ => panic!("not a startup timeout"),
     }
@@ -207,7 +204,6 @@ async fn a_stream_that_ends_early_is_a_lost_sandbox() {
     let (host, guest) = tokio::io::duplex(1 << 20);
     drop(guest);
     let (reader, writer) = tokio::io::split(host);
-    let answer =
-        Session::boot(Box::new(reader), Box::new(writer), &boot(), Duration::from_secs(5)).await;
+    let answer = Session::boot(Box::new(reader), Box::new(writer), &boot(), Duration::from_secs(5)).await;
     assert!(matches!(answer, Err(Error::Lost { .. })));
 }
