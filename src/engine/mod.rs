@@ -6,6 +6,7 @@
 //! the domain.
 
 pub mod guest_binary;
+pub mod native;
 pub mod session;
 
 use std::collections::BTreeMap;
