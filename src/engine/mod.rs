@@ -9,6 +9,7 @@ pub mod docker;
 pub mod guest_binary;
 pub mod pool;
 pub mod scripted;
+pub mod native;
 pub mod session;
 
 use std::collections::BTreeMap;

@@ -8,3 +8,4 @@ mod dev;
 mod docker;
 mod guest;
 mod store;
+mod native;
