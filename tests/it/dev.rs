@@ -1,8 +1,10 @@
 //! The development cluster, on the installed PostgreSQL.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
@@ -159,4 +161,38 @@ async fn databases_are_made_empty_or_as_copies() {
     assert_eq!(ask(&cluster, "second", "SELECT v FROM t").await, "copied");
     let twice = cluster.create_database("first", None).unwrap_err();
     assert!(twice.to_string().contains("already exists"), "{twice}");
+}
+
+/// Not a test: the process that the next test kills.
+#[test]
+#[ignore = "run by a_killed_owner_takes_its_cluster_along"]
+fn holds_a_cluster() {
+    let Some(folder) = std::env::var_os("TAKO_VM_TEST_CLUSTER") else {
+        return;
+    };
+    let _cluster = Cluster::start(Path::new(&folder)).unwrap();
+    println!("\nheld");
+    std::thread::park_timeout(Duration::from_secs(600));
+}
+
+#[test]
+fn a_killed_owner_takes_its_cluster_along() {
+    let folder = open_folder();
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "dev::holds_a_cluster",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("TAKO_VM_TEST_CLUSTER", folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "held"));
+    assert!(!is_gone(folder.path()));
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    assert!(eventually(|| is_gone(folder.path())));
 }

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::binaries::Binaries;
 use super::owner::User;
-use super::postmaster::{self, Postmaster, wait_until};
+use super::postmaster::{self, End, Postmaster, wait_until};
 use crate::config::DatabaseUrl;
 
 /// The role that owns everything in the cluster.
@@ -85,7 +85,7 @@ impl Cluster {
     }
 
     /// Like [`Cluster::up`], but the cluster ends with the returned value, and also when this
-    /// process is killed. For tests, in a folder of their own.
+    /// process is killed. For tests, in a folder of their own; what they committed is kept there.
     pub fn start(folder: &Path) -> Result<Self> {
         let mut cluster = Self::up(folder)?;
         cluster.guard = Some(guard(cluster.postmaster.pid)?);
@@ -114,7 +114,7 @@ impl Cluster {
         }
         let place = Place::of(folder)?;
         let _lock = place.lock()?;
-        place.stop()?;
+        place.stop(if destroy { End::Now } else { End::Clean })?;
         if destroy {
             // The password goes with the data it belongs to.
             fs::remove_dir_all(&place.folder)
@@ -177,7 +177,7 @@ impl Drop for Cluster {
         let Some(mut guard) = self.guard.take() else {
             return;
         };
-        let stopped = Place::of(&self.folder).and_then(|place| place.stop());
+        let stopped = Place::of(&self.folder).and_then(|place| place.stop(End::Now));
         if stopped.is_ok() {
             // Its number may soon be another process's: the guard must not use it.
             let _ = guard.kill();
@@ -472,9 +472,9 @@ impl Place {
         )
     }
 
-    fn stop(&self) -> Result<()> {
+    fn stop(&self, end: End) -> Result<()> {
         match Postmaster::of(&self.data()) {
-            Some(postmaster) => postmaster.stop(&self.data()),
+            Some(postmaster) => postmaster.stop(&self.data(), end),
             None => Ok(()),
         }
     }

@@ -70,6 +70,11 @@ pub fn database_url(config: &Config) -> Result<DatabaseUrl> {
     Ok(Cluster::up(&folder(config))?.url(DATABASE))
 }
 
+/// Whether this process is root.
+pub(super) fn is_root() -> bool {
+    owner::effective_uid() == 0
+}
+
 /// Where a client finds the server: the one that `dev up` started, else the configured address.
 pub fn server_url(config: &Config) -> String {
     match server::running(config) {
@@ -96,7 +101,7 @@ fn up(config: &Config, server: Option<Option<u16>>, context: &mut Context) -> Re
             place.display()
         )?;
     }
-    if cluster::Cluster::state(&asked)? == State::Absent {
+    if Cluster::state(&asked)? == State::Absent {
         writeln!(
             context.out,
             "making a PostgreSQL cluster in {}",

@@ -17,6 +17,15 @@ pub struct Postmaster {
     pub is_ready: bool,
 }
 
+/// How a server is ended. What was committed is kept either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Sessions are cut and everything is written to its place.
+    Clean,
+    /// At once; the next start recovers from the write-ahead log.
+    Now,
+}
+
 impl Postmaster {
     /// The server that runs on a data folder now; `None` too for a file that a killed one left.
     pub(super) fn of(data: &Path) -> Option<Self> {
@@ -26,9 +35,13 @@ impl Postmaster {
         stands_in(postmaster.pid, data).then_some(postmaster)
     }
 
-    /// Ends it: sessions are cut, and what is committed is written. Waits until it is gone.
-    pub(super) fn stop(self, data: &Path) -> Result<()> {
-        for (signal, patience) in [(libc::SIGINT, 60), (libc::SIGQUIT, 10)] {
+    /// Ends it and waits until it is gone; a clean end that takes more than a minute is cut short.
+    pub(super) fn stop(self, data: &Path, end: End) -> Result<()> {
+        let signals: &[(i32, u64)] = match end {
+            End::Clean => &[(libc::SIGINT, 60), (libc::SIGQUIT, 10)],
+            End::Now => &[(libc::SIGQUIT, 10), (libc::SIGKILL, 10)],
+        };
+        for &(signal, patience) in signals {
             self.signal(signal, data)?;
             if wait_until(Duration::from_secs(patience), || !stands_in(self.pid, data)) {
                 return Ok(());
