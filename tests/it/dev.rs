@@ -50,25 +50,20 @@ fn eventually(mut holds: impl FnMut() -> bool) -> bool {
 #[tokio::test]
 async fn a_cluster_has_its_database_and_writes_it_to_disk() {
     let folder = open_folder();
-    let cluster = Cluster::start(folder.path()).unwrap();
+    let cluster = Cluster::up(folder.path()).unwrap();
     assert!(cluster.is_new());
-    assert_eq!(
-        ask(&cluster, DATABASE, "SELECT current_setting('fsync')").await,
-        "on"
-    );
-    assert_eq!(
-        ask(
-            &cluster,
-            DATABASE,
-            "SELECT current_setting('data_checksums')"
-        )
-        .await,
-        "on"
-    );
-    assert_eq!(
-        ask(&cluster, DATABASE, "SHOW server_encoding").await,
-        "UTF8"
-    );
+    let mut answers = Vec::new();
+    for setting in [
+        "fsync",
+        "synchronous_commit",
+        "data_checksums",
+        "server_encoding",
+    ] {
+        answers.push(ask(&cluster, DATABASE, &format!("SHOW {setting}")).await);
+    }
+    // It would outlive a failed assertion.
+    Cluster::down(folder.path(), true).unwrap();
+    assert_eq!(answers, ["on", "on", "on", "UTF8"]);
 }
 
 #[tokio::test]

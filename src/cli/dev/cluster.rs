@@ -43,6 +43,14 @@ pub struct Cluster {
     guard: Option<Child>,
 }
 
+/// What a commit waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    Disk,
+    /// The kernel's cache.
+    Cache,
+}
+
 /// What a folder holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -58,6 +66,10 @@ impl Cluster {
     /// # Errors
     /// Says what is missing: the programs, access to the folder, or what the server logged.
     pub fn up(folder: &Path) -> Result<Self> {
+        Self::bring_up(folder, Durability::Disk)
+    }
+
+    fn bring_up(folder: &Path, durability: Durability) -> Result<Self> {
         let place = Place::of(folder)?;
         // The common case asks nobody: it is running.
         if let Some(cluster) = place.running()? {
@@ -71,9 +83,9 @@ impl Cluster {
         let is_new = !place.data().exists();
         let binaries = Binaries::find(place.major())?;
         if is_new {
-            place.initialize(&binaries)?;
+            place.initialize(&binaries, durability)?;
         }
-        let postmaster = place.start(&binaries)?;
+        let postmaster = place.start(&binaries, durability)?;
         let password = place.password()?;
         Ok(Self {
             folder: place.folder,
@@ -85,9 +97,10 @@ impl Cluster {
     }
 
     /// Like [`Cluster::up`], but the cluster ends with the returned value, and also when this
-    /// process is killed. For tests, in a folder of their own; what they committed is kept there.
+    /// process is killed. For tests, in a folder of their own: nothing waits for the disk
+    /// (`fsync` is off), so what was committed survives any process but not the machine.
     pub fn start(folder: &Path) -> Result<Self> {
-        let mut cluster = Self::up(folder)?;
+        let mut cluster = Self::bring_up(folder, Durability::Cache)?;
         cluster.guard = Some(guard(cluster.postmaster.pid)?);
         Ok(cluster)
     }
@@ -184,6 +197,15 @@ impl Drop for Cluster {
         }
         drop(guard.stdin.take());
         let _ = guard.wait();
+    }
+}
+
+impl Durability {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Disk => "fsync=on",
+            Self::Cache => "fsync=off",
+        }
     }
 }
 
@@ -313,7 +335,7 @@ impl Place {
     }
 
     /// Makes the data folder with its database. It gets its name only when it is whole.
-    fn initialize(&self, binaries: &Binaries) -> Result<()> {
+    fn initialize(&self, binaries: &Binaries, durability: Durability) -> Result<()> {
         let unfinished = self.cluster().join("data.new");
         let password_file = self.cluster().join("password.new");
         remove_if_there(&password_file)?;
@@ -338,6 +360,9 @@ impl Place {
             "--locale=C",
         ]);
         initdb.args(["--data-checksums", "--no-instructions"]);
+        if durability == Durability::Cache {
+            initdb.arg("--no-sync");
+        }
         let made = finish(&mut initdb, "initdb");
         remove_if_there(&password_file)?;
         made?;
@@ -347,19 +372,24 @@ impl Place {
             .open(unfinished.join("postgresql.conf"))?;
         conf.write_all(b"\ninclude_if_exists = 'tako_vm.conf'\n")?;
         conf.sync_all()?;
-        self.create_first_database(binaries, &unfinished)?;
+        self.create_first_database(binaries, &unfinished, durability)?;
         write_private(&self.folder.join("password"), &password)?;
         fs::rename(&unfinished, self.data())?;
         Ok(())
     }
 
     /// In the server's single-user mode, so that a folder that got its name has its database.
-    fn create_first_database(&self, binaries: &Binaries, data: &Path) -> Result<()> {
+    fn create_first_database(
+        &self,
+        binaries: &Binaries,
+        data: &Path,
+        durability: Durability,
+    ) -> Result<()> {
         let mut command = self.command(&binaries.folder.join("postgres"));
         command
             .args(["--single", "-D"])
             .arg(data)
-            .args(["-c", "exit_on_error=true", "template1"]);
+            .args(["-c", "exit_on_error=true"]);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -378,13 +408,13 @@ impl Place {
         Ok(())
     }
 
-    fn start(&self, binaries: &Binaries) -> Result<Postmaster> {
+    fn start(&self, binaries: &Binaries, durability: Durability) -> Result<Postmaster> {
         let mut last = None;
         // Somebody may take the free port before the server does.
         for _ in 0..5 {
             postmaster::clear_stale(&self.data())?;
             let port = self.choose_port()?;
-            self.write_settings(port)?;
+            self.write_settings(port, durability)?;
             match self.start_on(binaries, port) {
                 Ok(postmaster) => {
                     fs::write(self.folder.join("port"), port.to_string())?;
@@ -409,7 +439,7 @@ impl Place {
         }
     }
 
-    fn write_settings(&self, port: u16) -> Result<()> {
+    fn write_settings(&self, port: u16, durability: Durability) -> Result<()> {
         let cluster = self.cluster();
         let socket = cluster.join(format!(".s.PGSQL.{port}"));
         let fits = socket.as_os_str().len() <= LONGEST_SOCKET_PATH;
@@ -417,12 +447,14 @@ impl Place {
             Some(path) if fits && !path.contains([',', '"', '\n']) => path.replace('\'', "''"),
             _ => String::new(),
         };
+        let fsync = durability.setting();
         let settings = format!(
             "listen_addresses = '127.0.0.1'\n\
              port = {port}\n\
              unix_socket_directories = '{sockets}'\n\
              unix_socket_permissions = 0700\n\
              max_connections = 300\n\
+             {fsync}\n\
              timezone = 'UTC'\n\
              log_timezone = 'UTC'\n"
         );
