@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::binaries::Binaries;
 use super::owner::User;
-use super::postmaster::{self, Postmaster, wait_until};
+use super::postmaster::{self, End, Postmaster, wait_until};
 use crate::config::DatabaseUrl;
 
 /// The role that owns everything in the cluster.
@@ -43,6 +43,14 @@ pub struct Cluster {
     guard: Option<Child>,
 }
 
+/// What a commit waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    Disk,
+    /// The kernel's cache.
+    Cache,
+}
+
 /// What a folder holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -58,6 +66,10 @@ impl Cluster {
     /// # Errors
     /// Says what is missing: the programs, access to the folder, or what the server logged.
     pub fn up(folder: &Path) -> Result<Self> {
+        Self::bring_up(folder, Durability::Disk)
+    }
+
+    fn bring_up(folder: &Path, durability: Durability) -> Result<Self> {
         let place = Place::of(folder)?;
         // The common case asks nobody: it is running.
         if let Some(cluster) = place.running()? {
@@ -71,17 +83,24 @@ impl Cluster {
         let is_new = !place.data().exists();
         let binaries = Binaries::find(place.major())?;
         if is_new {
-            place.initialize(&binaries)?;
+            place.initialize(&binaries, durability)?;
         }
-        let postmaster = place.start(&binaries)?;
+        let postmaster = place.start(&binaries, durability)?;
         let password = place.password()?;
-        Ok(Self { folder: place.folder, postmaster, password, is_new, guard: None })
+        Ok(Self {
+            folder: place.folder,
+            postmaster,
+            password,
+            is_new,
+            guard: None,
+        })
     }
 
     /// Like [`Cluster::up`], but the cluster ends with the returned value, and also when this
-    /// process is killed. For tests, in a folder of their own.
+    /// process is killed. For tests, in a folder of their own: nothing waits for the disk
+    /// (`fsync` is off), so what was committed survives any process but not the machine.
     pub fn start(folder: &Path) -> Result<Self> {
-        let mut cluster = Self::up(folder)?;
+        let mut cluster = Self::bring_up(folder, Durability::Cache)?;
         cluster.guard = Some(guard(cluster.postmaster.pid)?);
         Ok(cluster)
     }
@@ -90,11 +109,13 @@ impl Cluster {
     pub fn state(folder: &Path) -> Result<State> {
         let place = Place::of(folder)?;
         place.check_access()?;
-        Ok(match (Postmaster::of(&place.data()), place.cluster().exists()) {
-            (Some(postmaster), _) => State::Running(postmaster),
-            (None, true) => State::Stopped,
-            (None, false) => State::Absent,
-        })
+        Ok(
+            match (Postmaster::of(&place.data()), place.cluster().exists()) {
+                (Some(postmaster), _) => State::Running(postmaster),
+                (None, true) => State::Stopped,
+                (None, false) => State::Absent,
+            },
+        )
     }
 
     /// Stops the cluster of a folder if it runs, and deletes its data if asked to. Answers with
@@ -106,10 +127,11 @@ impl Cluster {
         }
         let place = Place::of(folder)?;
         let _lock = place.lock()?;
-        place.stop()?;
+        place.stop(if destroy { End::Now } else { End::Clean })?;
         if destroy {
             // The password goes with the data it belongs to.
-            fs::remove_dir_all(&place.folder).with_context(|| format!("cannot delete {}", place.folder.display()))?;
+            fs::remove_dir_all(&place.folder)
+                .with_context(|| format!("cannot delete {}", place.folder.display()))?;
         }
         Ok(before)
     }
@@ -130,8 +152,14 @@ impl Cluster {
 
     /// URL of one of its databases, with the password.
     pub fn url(&self, database: &str) -> DatabaseUrl {
-        let Self { password, postmaster: Postmaster { port, .. }, .. } = self;
-        DatabaseUrl::new(format!("postgres://{ROLE}:{password}@127.0.0.1:{port}/{database}"))
+        let Self {
+            password,
+            postmaster: Postmaster { port, .. },
+            ..
+        } = self;
+        DatabaseUrl::new(format!(
+            "postgres://{ROLE}:{password}@127.0.0.1:{port}/{database}"
+        ))
     }
 
     /// The version of the server programs that fit it.
@@ -144,8 +172,13 @@ impl Cluster {
     pub fn create_database(&self, name: &str, template: Option<&str>) -> Result<DatabaseUrl> {
         let mut command = Command::new(self.binaries()?.folder.join("createdb"));
         command.args(["--host=127.0.0.1", "--no-password"]);
-        command.arg(format!("--username={ROLE}")).arg(format!("--port={}", self.postmaster.port));
-        command.arg(format!("--template={}", template.unwrap_or("template0"))).arg("--").arg(name);
+        command
+            .arg(format!("--username={ROLE}"))
+            .arg(format!("--port={}", self.postmaster.port));
+        command
+            .arg(format!("--template={}", template.unwrap_or("template0")))
+            .arg("--")
+            .arg(name);
         clean_environment(&mut command).env("PGPASSWORD", &self.password);
         finish(&mut command, "createdb")?;
         Ok(self.url(name))
@@ -157,13 +190,22 @@ impl Drop for Cluster {
         let Some(mut guard) = self.guard.take() else {
             return;
         };
-        let stopped = Place::of(&self.folder).and_then(|place| place.stop());
+        let stopped = Place::of(&self.folder).and_then(|place| place.stop(End::Now));
         if stopped.is_ok() {
             // Its number may soon be another process's: the guard must not use it.
             let _ = guard.kill();
         }
         drop(guard.stdin.take());
         let _ = guard.wait();
+    }
+}
+
+impl Durability {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Disk => "fsync=on",
+            Self::Cache => "fsync=off",
+        }
     }
 }
 
@@ -204,7 +246,11 @@ impl Place {
 
     /// The version that made the data.
     fn major(&self) -> Option<u32> {
-        fs::read_to_string(self.data().join("PG_VERSION")).ok()?.trim().parse().ok()
+        fs::read_to_string(self.data().join("PG_VERSION"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     fn running(&self) -> Result<Option<Cluster>> {
@@ -223,11 +269,16 @@ impl Place {
     /// Makes the folders. The upper ones can be entered by everybody, so that the database's
     /// user can; what they hold is closed.
     fn prepare(&self) -> Result<()> {
-        let make = |path: &Path, mode| match DirBuilder::new().recursive(true).mode(mode).create(path) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
-        };
-        let missing: Vec<_> = self.folder.ancestors().take_while(|folder| !folder.exists()).collect();
+        let make =
+            |path: &Path, mode| match DirBuilder::new().recursive(true).mode(mode).create(path) {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
+            };
+        let missing: Vec<_> = self
+            .folder
+            .ancestors()
+            .take_while(|folder| !folder.exists())
+            .collect();
         for folder in missing.into_iter().rev() {
             make(folder, 0o711)?;
             // The process's umask may have taken it away.
@@ -244,8 +295,14 @@ impl Place {
     fn check_access(&self) -> Result<()> {
         let cluster = self.cluster();
         match fs::read_dir(&cluster) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)
-                .with_context(|| format!("{} belongs to another user; be that user, or root", cluster.display())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| {
+                    format!(
+                        "{} belongs to another user; be that user, or root",
+                        cluster.display()
+                    )
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -254,15 +311,21 @@ impl Place {
         let Some(User { uid, gid }) = self.user else {
             return Ok(());
         };
-        chown(path, Some(uid), Some(gid)).with_context(|| format!("cannot give {} to user {uid}", path.display()))
+        chown(path, Some(uid), Some(gid))
+            .with_context(|| format!("cannot give {} to user {uid}", path.display()))
     }
 
     /// Held while the cluster is made, started or stopped.
     fn lock(&self) -> Result<File> {
         let path = self.folder.join("lock");
-        let open = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let open = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path);
         let file = open.with_context(|| format!("cannot open {}", path.display()))?;
-        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        file.lock()
+            .with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(file)
     }
 
@@ -272,7 +335,7 @@ impl Place {
     }
 
     /// Makes the data folder with its database. It gets its name only when it is whole.
-    fn initialize(&self, binaries: &Binaries) -> Result<()> {
+    fn initialize(&self, binaries: &Binaries, durability: Durability) -> Result<()> {
         let unfinished = self.cluster().join("data.new");
         let password_file = self.cluster().join("password.new");
         remove_if_there(&password_file)?;
@@ -284,45 +347,74 @@ impl Place {
         self.give(&password_file)?;
 
         let mut initdb = self.command(&binaries.folder.join("initdb"));
-        initdb.arg("-D").arg(&unfinished).arg("--pwfile").arg(&password_file);
-        initdb.args(["-U", ROLE, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]);
+        initdb
+            .arg("-D")
+            .arg(&unfinished)
+            .arg("--pwfile")
+            .arg(&password_file);
+        initdb.args([
+            "-U",
+            ROLE,
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+        ]);
         initdb.args(["--data-checksums", "--no-instructions"]);
+        if durability == Durability::Cache {
+            initdb.arg("--no-sync");
+        }
         let made = finish(&mut initdb, "initdb");
         remove_if_there(&password_file)?;
         made?;
 
-        let mut conf = OpenOptions::new().append(true).open(unfinished.join("postgresql.conf"))?;
+        let mut conf = OpenOptions::new()
+            .append(true)
+            .open(unfinished.join("postgresql.conf"))?;
         conf.write_all(b"\ninclude_if_exists = 'tako_vm.conf'\n")?;
         conf.sync_all()?;
-        self.create_first_database(binaries, &unfinished)?;
+        self.create_first_database(binaries, &unfinished, durability)?;
         write_private(&self.folder.join("password"), &password)?;
         fs::rename(&unfinished, self.data())?;
         Ok(())
     }
 
     /// In the server's single-user mode, so that a folder that got its name has its database.
-    fn create_first_database(&self, binaries: &Binaries, data: &Path) -> Result<()> {
+    fn create_first_database(
+        &self,
+        binaries: &Binaries,
+        data: &Path,
+        durability: Durability,
+    ) -> Result<()> {
         let mut command = self.command(&binaries.folder.join("postgres"));
-        command.args(["--single", "-D"]).arg(data).args(["-c", "exit_on_error=true", "template1"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(["--single", "-D"])
+            .arg(data)
+            .args(["-c", "exit_on_error=true"]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot run postgres")?;
         if let Some(mut stdin) = child.stdin.take() {
             writeln!(stdin, "CREATE DATABASE {DATABASE}")?;
         }
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            bail!("cannot create the database: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "cannot create the database: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(())
     }
 
-    fn start(&self, binaries: &Binaries) -> Result<Postmaster> {
+    fn start(&self, binaries: &Binaries, durability: Durability) -> Result<Postmaster> {
         let mut last = None;
         // Somebody may take the free port before the server does.
         for _ in 0..5 {
             postmaster::clear_stale(&self.data())?;
             let port = self.choose_port()?;
-            self.write_settings(port)?;
+            self.write_settings(port, durability)?;
             match self.start_on(binaries, port) {
                 Ok(postmaster) => {
                     fs::write(self.folder.join("port"), port.to_string())?;
@@ -341,11 +433,13 @@ impl Place {
         let remembered = remembered.and_then(|text| text.trim().parse().ok());
         match remembered.filter(|port| is_free(*port)) {
             Some(port) => Ok(port),
-            None => Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port()),
+            None => Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+                .local_addr()?
+                .port()),
         }
     }
 
-    fn write_settings(&self, port: u16) -> Result<()> {
+    fn write_settings(&self, port: u16, durability: Durability) -> Result<()> {
         let cluster = self.cluster();
         let socket = cluster.join(format!(".s.PGSQL.{port}"));
         let fits = socket.as_os_str().len() <= LONGEST_SOCKET_PATH;
@@ -353,12 +447,14 @@ impl Place {
             Some(path) if fits && !path.contains([',', '"', '\n']) => path.replace('\'', "''"),
             _ => String::new(),
         };
+        let fsync = durability.setting();
         let settings = format!(
             "listen_addresses = '127.0.0.1'\n\
              port = {port}\n\
              unix_socket_directories = '{sockets}'\n\
              unix_socket_permissions = 0700\n\
              max_connections = 300\n\
+             {fsync}\n\
              timezone = 'UTC'\n\
              log_timezone = 'UTC'\n"
         );
@@ -372,7 +468,11 @@ impl Place {
         if fs::metadata(&path).is_ok_and(|meta| meta.len() > LONGEST_LOG_BYTES) {
             fs::remove_file(&path)?;
         }
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)?;
         let begin = log.metadata()?.len();
         let mut command = self.command(&binaries.folder.join("postgres"));
         command.arg("-D").arg(self.data());
@@ -385,8 +485,8 @@ impl Place {
         let mut ready = None;
         wait_until(START_TIMEOUT, || {
             ended = child.try_wait().ok().flatten();
-            ready =
-                Postmaster::of(&self.data()).filter(|postmaster| postmaster.is_ready && postmaster.pid == child.id());
+            ready = Postmaster::of(&self.data())
+                .filter(|postmaster| postmaster.is_ready && postmaster.pid == child.id());
             ended.is_some() || ready.is_some()
         });
         if let (Some(postmaster), None) = (ready, ended) {
@@ -397,12 +497,16 @@ impl Place {
         let _ = child.wait();
         let text = fs::read(&path).unwrap_or_default();
         let tail = String::from_utf8_lossy(text.get(begin as usize..).unwrap_or_default());
-        bail!("PostgreSQL did not start on port {port}; {} says:\n{}", path.display(), tail.trim())
+        bail!(
+            "PostgreSQL did not start on port {port}; {} says:\n{}",
+            path.display(),
+            tail.trim()
+        )
     }
 
-    fn stop(&self) -> Result<()> {
+    fn stop(&self, end: End) -> Result<()> {
         match Postmaster::of(&self.data()) {
-            Some(postmaster) => postmaster.stop(&self.data()),
+            Some(postmaster) => postmaster.stop(&self.data(), end),
             None => Ok(()),
         }
     }
@@ -411,7 +515,9 @@ impl Place {
     /// the caller's environment would tell it.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        clean_environment(&mut command).current_dir(self.cluster()).stdin(Stdio::null());
+        clean_environment(&mut command)
+            .current_dir(self.cluster())
+            .stdin(Stdio::null());
         if let Some(user) = self.user {
             user.run_as(&mut command);
         }
@@ -420,11 +526,16 @@ impl Place {
 }
 
 fn clean_environment(command: &mut Command) -> &mut Command {
-    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C")
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("LC_ALL", "C")
 }
 
 fn finish(command: &mut Command, name: &str) -> Result<()> {
-    let output = command.output().with_context(|| format!("cannot run {name}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {name}"))?;
     if output.status.success() {
         return Ok(());
     }
@@ -434,7 +545,11 @@ fn finish(command: &mut Command, name: &str) -> Result<()> {
 
 fn write_private(path: &Path, text: &str) -> Result<()> {
     remove_if_there(path)?;
-    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     Ok(())
@@ -454,15 +569,29 @@ fn is_free(port: u16) -> bool {
 }
 
 fn nearest_existing(folder: &Path) -> &Path {
-    folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"))
+    folder
+        .ancestors()
+        .find(|folder| folder.exists())
+        .unwrap_or(Path::new("/"))
 }
 
 /// A process that waits for this one to end, in whatever way, and then ends the server: at the
 /// end of its standard input, which nobody else holds.
 fn guard(pid: u32) -> Result<Child> {
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", "read -r _; kill -QUIT \"$1\" 2>/dev/null; :", "guard", &pid.to_string()]);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args([
+        "-c",
+        "read -r _; kill -QUIT \"$1\" 2>/dev/null; :",
+        "guard",
+        &pid.to_string(),
+    ]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     // Out of the terminal's Ctrl-C, which would end it before its work.
-    command.process_group(0).spawn().context("cannot run /bin/sh")
+    command
+        .process_group(0)
+        .spawn()
+        .context("cannot run /bin/sh")
 }

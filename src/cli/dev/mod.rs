@@ -70,6 +70,11 @@ pub fn database_url(config: &Config) -> Result<DatabaseUrl> {
     Ok(Cluster::up(&folder(config))?.url(DATABASE))
 }
 
+/// Whether this process is root.
+pub(super) fn is_root() -> bool {
+    owner::effective_uid() == 0
+}
+
 /// Where a client finds the server: the one that `dev up` started, else the configured address.
 pub fn server_url(config: &Config) -> String {
     match server::running(config) {
@@ -96,18 +101,30 @@ fn up(config: &Config, server: Option<Option<u16>>, context: &mut Context) -> Re
             place.display()
         )?;
     }
-    if cluster::Cluster::state(&asked)? == State::Absent {
-        writeln!(context.out, "making a PostgreSQL cluster in {}", place.display())?;
+    if Cluster::state(&asked)? == State::Absent {
+        writeln!(
+            context.out,
+            "making a PostgreSQL cluster in {}",
+            place.display()
+        )?;
         context.out.flush()?;
     }
     let cluster = Cluster::up(&asked)?;
     let elapsed = began.elapsed().as_millis();
-    writeln!(context.out, "PostgreSQL runs: {} ({elapsed} ms)", cluster.url(DATABASE))?;
+    writeln!(
+        context.out,
+        "PostgreSQL runs: {} ({elapsed} ms)",
+        cluster.url(DATABASE)
+    )?;
     if let Some(port) = server {
         context.out.flush()?;
         let began = Instant::now();
         let url = server::up(config, context.sources.file.as_deref(), port)?;
-        writeln!(context.out, "the server runs: {url} ({} ms)", began.elapsed().as_millis())?;
+        writeln!(
+            context.out,
+            "the server runs: {url} ({} ms)",
+            began.elapsed().as_millis()
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -115,7 +132,11 @@ fn up(config: &Config, server: Option<Option<u16>>, context: &mut Context) -> Re
 fn down(config: &Config, destroy: bool, out: &mut dyn Write) -> Result<ExitCode> {
     let began = Instant::now();
     if server::down(config)? {
-        writeln!(out, "the server is stopped ({} ms)", began.elapsed().as_millis())?;
+        writeln!(
+            out,
+            "the server is stopped ({} ms)",
+            began.elapsed().as_millis()
+        )?;
     }
     let began = Instant::now();
     let before = Cluster::down(&folder(config), destroy)?;
@@ -124,7 +145,10 @@ fn down(config: &Config, destroy: bool, out: &mut dyn Write) -> Result<ExitCode>
         (State::Absent, _) => writeln!(out, "there is no PostgreSQL cluster")?,
         (State::Stopped, false) => writeln!(out, "PostgreSQL does not run")?,
         (State::Running(_), false) => writeln!(out, "PostgreSQL is stopped ({elapsed} ms)")?,
-        (_, true) => writeln!(out, "PostgreSQL is stopped and its data deleted ({elapsed} ms)")?,
+        (_, true) => writeln!(
+            out,
+            "PostgreSQL is stopped and its data deleted ({elapsed} ms)"
+        )?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -133,7 +157,10 @@ fn status(config: &Config, url: bool, out: &mut dyn Write) -> Result<ExitCode> {
     let asked = folder(config);
     let State::Running(_) = Cluster::state(&asked)? else {
         let place = cluster::place(&asked)?;
-        anyhow::bail!("PostgreSQL does not run in {}; start it with `tako-vm dev up`", place.display());
+        anyhow::bail!(
+            "PostgreSQL does not run in {}; start it with `tako-vm dev up`",
+            place.display()
+        );
     };
     let cluster = Cluster::up(&asked)?;
     if url {
@@ -141,7 +168,12 @@ fn status(config: &Config, url: bool, out: &mut dyn Write) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let binaries = cluster.binaries()?;
-    writeln!(out, "PostgreSQL  {} in {}", binaries.version, binaries.folder.display())?;
+    writeln!(
+        out,
+        "PostgreSQL  {} in {}",
+        binaries.version,
+        binaries.folder.display()
+    )?;
     writeln!(out, "process     {}", cluster.postmaster().pid)?;
     writeln!(out, "data        {}", cluster.folder().display())?;
     writeln!(out, "url         {}", cluster.url(DATABASE))?;

@@ -17,6 +17,15 @@ pub struct Postmaster {
     pub is_ready: bool,
 }
 
+/// How a server is ended. What was committed is kept either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Sessions are cut and everything is written to its place.
+    Clean,
+    /// At once; the next start recovers from the write-ahead log.
+    Now,
+}
+
 impl Postmaster {
     /// The server that runs on a data folder now; `None` too for a file that a killed one left.
     pub(super) fn of(data: &Path) -> Option<Self> {
@@ -26,9 +35,13 @@ impl Postmaster {
         stands_in(postmaster.pid, data).then_some(postmaster)
     }
 
-    /// Ends it: sessions are cut, and what is committed is written. Waits until it is gone.
-    pub(super) fn stop(self, data: &Path) -> Result<()> {
-        for (signal, patience) in [(libc::SIGINT, 60), (libc::SIGQUIT, 10)] {
+    /// Ends it and waits until it is gone; a clean end that takes more than a minute is cut short.
+    pub(super) fn stop(self, data: &Path, end: End) -> Result<()> {
+        let signals: &[(i32, u64)] = match end {
+            End::Clean => &[(libc::SIGINT, 60), (libc::SIGQUIT, 10)],
+            End::Now => &[(libc::SIGQUIT, 10), (libc::SIGKILL, 10)],
+        };
+        for &(signal, patience) in signals {
             self.signal(signal, data)?;
             if wait_until(Duration::from_secs(patience), || !stands_in(self.pid, data)) {
                 return Ok(());
@@ -67,9 +80,17 @@ pub(super) fn clear_stale(data: &Path) -> Result<()> {
         return Ok(());
     }
     let mut left = vec![data.join("postmaster.pid")];
-    for entry in data.parent().and_then(|above| fs::read_dir(above).ok()).into_iter().flatten() {
+    for entry in data
+        .parent()
+        .and_then(|above| fs::read_dir(above).ok())
+        .into_iter()
+        .flatten()
+    {
         let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".s.PGSQL.")) {
+        if path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b".s.PGSQL."))
+        {
             left.push(path);
         }
     }
@@ -78,7 +99,10 @@ pub(super) fn clear_stale(data: &Path) -> Result<()> {
         return Ok(());
     }
     if !wait_until(Duration::from_secs(20), || !anybody_stands_in(data)) {
-        bail!("processes of a killed database still run in {}", data.display());
+        bail!(
+            "processes of a killed database still run in {}",
+            data.display()
+        );
     }
     for path in left {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -106,7 +130,10 @@ fn parse(text: &str) -> Option<Postmaster> {
     let lines: Vec<&str> = text.lines().collect();
     Some(Postmaster {
         pid: lines.first()?.trim().parse().ok()?,
-        port: lines.get(3).and_then(|port| port.trim().parse().ok()).unwrap_or(0),
+        port: lines
+            .get(3)
+            .and_then(|port| port.trim().parse().ok())
+            .unwrap_or(0),
         is_ready: lines.get(7).is_some_and(|status| status.trim() == "ready"),
     })
 }
@@ -133,7 +160,11 @@ mod tests {
     #[test]
     fn a_server_is_ready_when_its_file_says_so() {
         let text = "12\n/data\n1700000000\n5433\n/run\n127.0.0.1\n  5 6\nready   \n";
-        let ready = Postmaster { pid: 12, port: 5433, is_ready: true };
+        let ready = Postmaster {
+            pid: 12,
+            port: 5433,
+            is_ready: true,
+        };
         assert_eq!(parse(text), Some(ready));
         let starting = parse(&text.replace("ready   ", "starting")).unwrap();
         assert!(!starting.is_ready);

@@ -47,14 +47,22 @@ pub(super) fn up(config: &Config, file_named: Option<&Path>, port: Option<u16>) 
         bail!("cannot listen on {host}:{port}: {error}; choose another with --port");
     }
     let log_path = config.data_dir.join("server.log");
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path)?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&log_path)?;
     let begin = log.metadata()?.len();
     let mut command = Command::new(std::env::current_exe()?);
     if let Some(file) = file_named {
         command.arg("--config").arg(file);
     }
     command.arg("server").args(["--port", &port.to_string()]);
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0);
     let mut child = command.spawn().context("cannot start the server")?;
 
     let url = url_of(host, port);
@@ -71,9 +79,17 @@ pub(super) fn up(config: &Config, file_named: Option<&Path>, port: Option<u16>) 
         let _ = child.wait();
         let text = fs::read(&log_path).unwrap_or_default();
         let tail = String::from_utf8_lossy(text.get(begin as usize..).unwrap_or_default());
-        bail!("the server did not start; {} says:\n{}", log_path.display(), tail.trim());
+        bail!(
+            "the server did not start; {} says:\n{}",
+            log_path.display(),
+            tail.trim()
+        );
     };
-    let server = Server { pid: child.id(), started, url };
+    let server = Server {
+        pid: child.id(),
+        started,
+        url,
+    };
     fs::write(file(config), serde_json::to_vec(&server)?)?;
     Ok(server.url)
 }
@@ -85,7 +101,10 @@ pub(super) fn down(config: &Config) -> Result<bool> {
     };
     let pid = i32::try_from(server.pid).context("process number")?;
     let grace = config.server.shutdown_grace + Duration::from_secs(10);
-    for (signal, patience) in [(libc::SIGTERM, grace), (libc::SIGKILL, Duration::from_secs(10))] {
+    for (signal, patience) in [
+        (libc::SIGTERM, grace),
+        (libc::SIGKILL, Duration::from_secs(10)),
+    ] {
         // SAFETY: kill has no memory preconditions; the process was just seen to be the server.
         unsafe { libc::kill(pid, signal) };
         if wait_until(patience, || start_of(server.pid) != Some(server.started)) {
