@@ -126,6 +126,21 @@ async fn output_is_seen_while_the_code_runs_and_a_cancellation_ends_it() {
 }
 
 #[tokio::test]
+async fn a_termination_from_outside_ends_the_code_and_one_from_inside_does_not() {
+    let (sandbox, session, _) = ready(Place::Init, &boot()).await.unwrap();
+    let (output, mut chunks) = mpsc::channel(8);
+    let code = "import os, time\n\
+        try: os.kill(1, 15)\n\
+        except OSError: pass\n\
+        time.sleep(.2); print('alive', flush=True); time.sleep(60)";
+    let run = tokio::spawn(session.run(job(code), output, CancellationToken::new(), GRACE));
+    assert_eq!(chunks.recv().await.unwrap().bytes, "alive\n");
+    // SAFETY: the process is the sandbox's first one, held by `sandbox`.
+    assert_eq!(unsafe { libc::kill(sandbox.guest_pid(), libc::SIGTERM) }, 0);
+    assert_eq!(run.await.unwrap().unwrap().report.end, End::Cancelled);
+}
+
+#[tokio::test]
 async fn a_host_that_reads_nothing_does_not_extend_the_limit() {
     // The channel is full after one chunk and its receiver never reads.
     let (_sandbox, session, _) = ready(Place::Init, &boot()).await.unwrap();

@@ -48,8 +48,17 @@ pub enum Place {
 
 /// The processes end when this is dropped.
 pub struct Sandbox {
-    _child: Child,
+    child: Child,
     _directory: TempDir,
+}
+
+impl Sandbox {
+    /// The guest's process id as the host sees it: the only child of `unshare`.
+    pub fn guest_pid(&self) -> libc::pid_t {
+        let unshare = self.child.id().unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
+        children.trim().parse().unwrap()
+    }
 }
 
 pub fn is_root() -> bool {
@@ -67,7 +76,7 @@ pub fn start(place: Place) -> (Sandbox, Reader, Writer) {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let reader = Box::new(child.stdout.take().unwrap());
     let writer = Box::new(child.stdin.take().unwrap());
-    (Sandbox { _child: child, _directory: directory }, reader, writer)
+    (Sandbox { child, _directory: directory }, reader, writer)
 }
 
 /// Python is another process than the first one, which signals treat otherwise.
