@@ -33,6 +33,10 @@ mount -t proc proc proc
 mount --rbind /dev dev
 mount -t tmpfs -o mode=1777,size=64m tmpfs tmp
 mount -t tmpfs -o mode=1777,size=64m tmpfs output
+mkdir old
+pivot_root . old
+cd /
+umount -l old
 shift 2
 exec "$@"
 "#;
@@ -122,7 +126,7 @@ fn inside() -> (TempDir, Command) {
     if !is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    command.args(["sh", "-c", SCRIPT, "sh"]).arg(&root).arg(&guest).args(["chroot", "."]);
+    command.args(["sh", "-c", SCRIPT, "sh"]).arg(&root).arg(&guest);
     if !is_root() {
         command.args(["unshare", "--user", "--map-user=1000", "--map-group=1000"]);
     }
