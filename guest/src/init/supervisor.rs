@@ -298,7 +298,8 @@ impl Supervisor {
         self.pump(job);
         job.stdout.sink = Sink::Forward(Kind::Stdout, Capture::new(run.stdout_limit_bytes));
         job.stderr.sink = Sink::Forward(Kind::Stderr, Capture::new(run.stderr_limit_bytes));
-        let cpu_before_ms = job.interpreter.cpu_ms();
+        // Children of a program that executed the guest count as the guest's own.
+        let cpu_before_ms = job.interpreter.cpu_ms() + children_usage().cpu_ms;
         if sys::write(job.interpreter.go.as_fd(), b"g").is_err() {
             let ended = processes::end_all(self.is_init, &self.signals);
             job.note(&ended.unwrap_or_default());
