@@ -38,16 +38,20 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (tenant, key)
 );
 
+-- Jobs that failed for good and wait for somebody to decide; one per execution.
 CREATE TABLE dead_letters (
-    id           uuid        NOT NULL PRIMARY KEY,
-    execution_id uuid        NOT NULL,
-    created_at   timestamptz NOT NULL,
-    tenant       text        NOT NULL,
-    error_type   text        NOT NULL,
-    entry        json        NOT NULL
+    execution_id   uuid        NOT NULL PRIMARY KEY,
+    created_at     timestamptz NOT NULL,
+    retry_count    integer     NOT NULL,
+    tenant         text        NOT NULL,
+    job_type       text        NOT NULL,
+    error_type     text        NOT NULL,
+    error_message  text        NOT NULL,
+    client_ip      text,
+    correlation_id text
 );
 
-CREATE INDEX dead_letters_tenant ON dead_letters (tenant, error_type, id);
+CREATE INDEX dead_letters_tenant ON dead_letters (tenant, error_type, execution_id);
 
 -- Code, input, output and artifacts, by the SHA-256 of their bytes.
 CREATE TABLE blobs (
@@ -68,10 +72,11 @@ END
 $$;
 
 CREATE TABLE job_type_versions (
-    job_type   text        NOT NULL,
-    digest     text        NOT NULL,
-    image      text        NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    entry      json        NOT NULL,
+    job_type     text        NOT NULL,
+    digest       text        NOT NULL,
+    image        text        NOT NULL,
+    image_digest text        NOT NULL,
+    created_at   timestamptz NOT NULL,
+    build_id     uuid        NOT NULL,
     PRIMARY KEY (job_type, digest)
 );

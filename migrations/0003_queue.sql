@@ -1,10 +1,10 @@
 -- Work that has not ended: one row per execution, gone with its terminal event.
 
 CREATE TABLE nodes (
-    node_id      text        NOT NULL PRIMARY KEY,
+    node_id      uuid        NOT NULL PRIMARY KEY,
     started_at   timestamptz NOT NULL DEFAULT now(),
     heartbeat_at timestamptz NOT NULL DEFAULT now(),
-    capacity     integer     NOT NULL,
+    slots        integer     NOT NULL,
     version      text        NOT NULL,
     state        text        NOT NULL CHECK (state IN ('running', 'draining', 'stopped'))
 ) WITH (fillfactor = 50);
@@ -14,7 +14,8 @@ CREATE TABLE queue (
     -- The position of the event that made the job claimable, so it follows commit order: whoever
     -- saw every claimable row up to a seq never has to look below it again.
     seq              bigint      NOT NULL,
-    attempt          integer     NOT NULL,
+    -- Claims that led to an event so far.
+    attempts         integer     NOT NULL,
     -- 9 is the most urgent. Few and known, so that each can be looked up by itself.
     priority         smallint    NOT NULL CHECK (priority BETWEEN 0 AND 9),
     cancel_requested boolean     NOT NULL DEFAULT false,
@@ -25,7 +26,7 @@ CREATE TABLE queue (
     -- The guard of every append by the claimant; null while nobody has claimed the job.
     lease            bigint,
     claimed_at       timestamptz,
-    node_id          text,
+    node_id          uuid,
     CHECK ((lease IS NULL) = (node_id IS NULL))
 ) WITH (
     fillfactor = 50,
@@ -49,7 +50,7 @@ CREATE SEQUENCE queue_lease AS bigint;
 -- there is one row with a null execution. The floors keep a claim from walking over the
 -- rows that were claimed and deleted, which stay in the index as long as any transaction that is
 -- older stays open. A floor above the log's end (a restored, older database) is cut to it.
-CREATE FUNCTION claim_jobs(p_node text, p_limit integer, p_job_types text[], p_floors bigint[])
+CREATE FUNCTION claim_jobs(p_node uuid, p_limit integer, p_job_types text[], p_floors bigint[])
 RETURNS TABLE (
     o_execution_id uuid, o_lease bigint, o_attempt integer, o_priority smallint, o_tenant text,
     o_job_type text, o_cancel_requested boolean, o_floors bigint[]
@@ -104,7 +105,7 @@ BEGIN
                    SET lease = nextval('queue_lease'), claimed_at = clock_timestamp(),
                        node_id = p_node, not_before = NULL
                   FROM picked WHERE q.execution_id = picked.execution_id
-                RETURNING q.execution_id, q.lease, q.attempt, q.priority, q.tenant, q.job_type,
+                RETURNING q.execution_id, q.lease, q.attempts + 1, q.priority, q.tenant, q.job_type,
                           q.cancel_requested, v_floors;
                 GET DIAGNOSTICS v_rows = ROW_COUNT;
                 v_left := v_left - v_rows;
@@ -123,7 +124,7 @@ BEGIN
                    SET lease = nextval('queue_lease'), claimed_at = clock_timestamp(),
                        node_id = p_node
                   FROM picked WHERE q.execution_id = picked.execution_id
-                RETURNING q.execution_id, q.lease, q.attempt, q.priority, q.tenant, q.job_type,
+                RETURNING q.execution_id, q.lease, q.attempts + 1, q.priority, q.tenant, q.job_type,
                           q.cancel_requested, v_floors;
                 GET DIAGNOSTICS v_rows = ROW_COUNT;
                 v_left := v_left - v_rows;
@@ -135,5 +136,20 @@ BEGIN
         RETURN QUERY SELECT NULL::uuid, NULL::bigint, NULL::integer, NULL::smallint, NULL::text,
                             NULL::text, NULL::boolean, v_floors;
     END IF;
+END
+$$;
+
+-- Takes a claim back of which no event speaks (its node died in between). Answers whether the
+-- lease still held the job.
+CREATE FUNCTION release_claim(p_execution_id uuid, p_lease bigint) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- As in an append: the new seq must be above what any claim may have skipped.
+    PERFORM pg_advisory_xact_lock(8386102107227058023);
+    UPDATE queue q
+       SET seq = 1 + (SELECT coalesce(max(e.position), 0) FROM events e),
+           lease = NULL, claimed_at = NULL, node_id = NULL
+     WHERE q.execution_id = p_execution_id AND q.lease = p_lease;
+    RETURN FOUND;
 END
 $$;

@@ -2,19 +2,18 @@
 -- one item are written together or not at all, and one item's refusal leaves the others alone.
 --
 -- i_* arrays hold one element per item, in order; the other groups name their item by its
--- number, counted from 1. Items that depend on each other (the same stream, key, event or dead
--- letter) stand in different waves; waves are judged and written one after the other, everything
--- inside a wave at once.
+-- number, counted from 1. Items that depend on each other (the same stream, key or event) stand in
+-- different waves; waves are judged and written one after the other, everything inside a wave at
+-- once.
 --
--- Verdicts: 0 appended, 1 duplicate, 2 version conflict, 3 lease lost, 4 idempotency key taken,
--- 5 dead letter missing. Queue changes: 1 enqueue, 2 release, 3 remove, 4 flag cancel. Dead
--- letter changes: 1 insert, 2 remove.
+-- Verdicts: 0 appended, 1 duplicate, 2 version conflict, 3 lease lost, 4 idempotency key taken.
+-- Queue changes: 1 enqueue, 2 release, 3 remove, 4 flag cancel. Dead letter changes: 1 insert,
+-- 2 remove.
 CREATE FUNCTION append_events(
     p_node text,
     i_wave integer[], i_stream uuid[], i_kind smallint[], i_expected integer[],
     i_prev_hash bytea[], i_events integer[], i_first_event uuid[], i_last_event uuid[],
     i_head_hash bytea[], i_lease bigint[], i_tenant text[], i_key text[], i_fingerprint bytea[],
-    i_dead_letter uuid[],
     e_item integer[], e_event_id uuid[], e_version integer[], e_type text[], e_schema smallint[],
     e_recorded timestamptz[], e_actor text[], e_correlation text[], e_causation uuid[],
     e_prev_hash bytea[], e_hash bytea[], e_payload text[],
@@ -22,9 +21,10 @@ CREATE FUNCTION append_events(
     r_ended timestamptz[], r_code_hash bytea[], r_input_hash bytea[], r_parent uuid[],
     r_relationship text[], r_error_type text[], r_record text[],
     q_item integer[], q_change smallint[], q_tenant text[], q_job_type text[],
-    q_priority smallint[], q_not_before timestamptz[], q_attempt integer[],
-    d_item integer[], d_change smallint[], d_id uuid[], d_created timestamptz[], d_tenant text[],
-    d_error_type text[], d_entry text[],
+    q_priority smallint[], q_not_before timestamptz[], q_attempts integer[],
+    d_item integer[], d_change smallint[], d_created timestamptz[], d_retry_count integer[],
+    d_tenant text[], d_job_type text[], d_error_type text[], d_error_message text[],
+    d_client_ip text[], d_correlation text[],
     b_item integer[], b_hash bytea[], b_bytes bytea[]
 )
 RETURNS TABLE (
@@ -94,15 +94,14 @@ BEGIN
                                     WHEN k.execution_id IS NOT NULL THEN 4
                                     WHEN i.lease IS NOT NULL AND q.lease IS DISTINCT FROM i.lease
                                         THEN 3
-                                    WHEN i.dead_letter IS NOT NULL AND d.id IS NULL THEN 5
                                     WHEN coalesce(h.version, 0) <> i.expected
                                       OR h.hash IS DISTINCT FROM i.prev_hash THEN 2
                                     ELSE 0 END::smallint AS verdict
                           FROM unnest(i_wave, i_stream, i_expected, i_prev_hash, i_events,
-                                      i_first_event, i_last_event, i_lease, i_tenant, i_key,
-                                      i_dead_letter) WITH ORDINALITY
+                                      i_first_event, i_last_event, i_lease, i_tenant, i_key)
+                                   WITH ORDINALITY
                                    AS i (wave, stream, expected, prev_hash, events, first_event,
-                                         last_event, lease, tenant, key, dead_letter, n)
+                                         last_event, lease, tenant, key, n)
                           LEFT JOIN events f ON f.event_id = i.first_event AND i.wave = v_wave
                           LEFT JOIN events l ON l.event_id = i.last_event
                                             AND f.position IS NOT NULL
@@ -112,9 +111,7 @@ BEGIN
                           LEFT JOIN queue q ON i.lease IS NOT NULL AND q.execution_id = i.stream
                                            AND i.wave = v_wave
                           LEFT JOIN idempotency_keys k ON k.tenant = i.tenant AND k.key = i.key
-                                                      AND i.wave = v_wave
-                          LEFT JOIN dead_letters d ON d.id = i.dead_letter
-                                                  AND i.wave = v_wave) j) p;
+                                                      AND i.wave = v_wave) j) p;
 
         INSERT INTO events (position, event_id, stream_id, recorded_at, causation_id, version,
                             schema_version, stream_kind, event_type, actor, correlation_id,
@@ -166,21 +163,21 @@ BEGIN
         END IF;
 
         IF cardinality(q_item) > 0 THEN
-            INSERT INTO queue (execution_id, seq, attempt, priority, tenant, job_type, not_before)
-            SELECT i_stream[q.item], v_first[q.item], q.attempt, q.priority, q.tenant, q.job_type,
+            INSERT INTO queue (execution_id, seq, attempts, priority, tenant, job_type, not_before)
+            SELECT i_stream[q.item], v_first[q.item], q.attempts, q.priority, q.tenant, q.job_type,
                    CASE WHEN q.not_before > clock_timestamp() THEN q.not_before END
               FROM unnest(q_item, q_change, q_tenant, q_job_type, q_priority, q_not_before,
-                          q_attempt)
-                       AS q (item, change, tenant, job_type, priority, not_before, attempt)
+                          q_attempts)
+                       AS q (item, change, tenant, job_type, priority, not_before, attempts)
              WHERE q.change = 1 AND v_ok[q.item];
 
             WITH wanted AS (
-                SELECT q.* FROM unnest(q_item, q_change, q_not_before, q_attempt)
-                                    AS q (item, change, not_before, attempt)
+                SELECT q.* FROM unnest(q_item, q_change, q_not_before, q_attempts)
+                                    AS q (item, change, not_before, attempts)
                  WHERE q.change > 1 AND v_ok[q.item]
             ), released AS (
                 UPDATE queue t
-                   SET seq = v_first[q.item], attempt = q.attempt, lease = NULL,
+                   SET seq = v_first[q.item], attempts = q.attempts, lease = NULL,
                        claimed_at = NULL, node_id = NULL,
                        not_before = CASE WHEN q.not_before > clock_timestamp()
                                          THEN q.not_before END
@@ -218,14 +215,28 @@ BEGIN
         END IF;
 
         IF cardinality(d_item) > 0 THEN
-            INSERT INTO dead_letters (id, execution_id, created_at, tenant, error_type, entry)
-            SELECT d.id, i_stream[d.item], d.created, d.tenant, d.error_type, d.entry::json
-              FROM unnest(d_item, d_change, d_id, d_created, d_tenant, d_error_type, d_entry)
-                       AS d (item, change, id, created, tenant, error_type, entry)
+            INSERT INTO dead_letters (execution_id, created_at, retry_count, tenant, job_type,
+                                      error_type, error_message, client_ip, correlation_id)
+            SELECT i_stream[d.item], d.created, d.retry_count, d.tenant, d.job_type, d.error_type,
+                   d.error_message, d.client_ip, d.correlation
+              FROM unnest(d_item, d_change, d_created, d_retry_count, d_tenant, d_job_type,
+                          d_error_type, d_error_message, d_client_ip, d_correlation)
+                       AS d (item, change, created, retry_count, tenant, job_type, error_type,
+                             error_message, client_ip, correlation)
              WHERE d.change = 1 AND v_ok[d.item];
 
-            DELETE FROM dead_letters t USING unnest(d_item, d_change, d_id) AS d (item, change, id)
-             WHERE d.change = 2 AND v_ok[d.item] AND t.id = d.id;
+            WITH wanted AS (
+                SELECT d.item FROM unnest(d_item, d_change) AS d (item, change)
+                 WHERE d.change = 2 AND v_ok[d.item]
+            ), removed AS (
+                DELETE FROM dead_letters t USING wanted d WHERE t.execution_id = i_stream[d.item]
+                RETURNING 1
+            )
+            SELECT (SELECT count(*) FROM wanted) - (SELECT count(*) FROM removed) INTO v_missing;
+            IF v_missing <> 0 THEN
+                RAISE EXCEPTION 'dead_letters: % rows to remove are missing', v_missing
+                    USING ERRCODE = 'TK001';
+            END IF;
         END IF;
 
         IF cardinality(b_item) > 0 THEN

@@ -75,7 +75,10 @@ impl Sources {
     /// [`Error::Unreadable`] for a file; [`Error::Invalid`] with everything that is wrong;
     /// [`Error::OpenBind`] for a server that anybody could use.
     pub fn load(&self) -> Result<Loaded, Error> {
-        let mut layers = Layers::default();
+        let mut layers = Layers {
+            value: Value::Object(Map::new()),
+            ..Layers::default()
+        };
         if let Some(path) = self.find() {
             layers.read_main(path)?;
         }
@@ -150,7 +153,6 @@ struct Layers {
 impl Layers {
     fn read_main(&mut self, path: PathBuf) -> Result<(), Error> {
         let directory = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        self.value = Value::Object(Map::new());
         if let Some(document) = self.read(&path)? {
             self.note_lines(&document, &path, "");
             self.value = document.value;
@@ -302,6 +304,20 @@ mod tests {
         write(dir.path(), "named.yaml", "max_workers: 5");
         sources.file = Some("named.yaml".into());
         assert_eq!(sources.load().unwrap().config.max_workers, 5);
+    }
+
+    #[test]
+    fn no_file_at_all_means_the_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let loaded = sources(dir.path()).load().unwrap();
+        assert!(loaded.files.is_empty());
+        assert_eq!(
+            loaded.config,
+            Config {
+                data_dir: dir.path().join(".tako"),
+                ..Config::default()
+            }
+        );
     }
 
     #[test]

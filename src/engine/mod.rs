@@ -5,9 +5,11 @@
 //! report facts (exit status, signal, who was killed and why); what they mean is decided in
 //! the domain.
 
+pub mod docker;
 pub mod guest_binary;
 pub mod pool;
 pub mod scripted;
+pub mod native;
 pub mod session;
 
 use std::collections::BTreeMap;
