@@ -123,6 +123,19 @@ impl Cgroups {
         })
     }
 
+    /// Removes the parent group if nobody has a group in it; the next one makes it again.
+    pub fn remove_parent(&self) {
+        let parents: Vec<&Path> = match self {
+            Self::V1(hierarchies) => hierarchies.parents().collect(),
+            Self::V2(hierarchy) => vec![hierarchy.parent()],
+            Self::None => Vec::new(),
+        };
+        for parent in parents {
+            // Busy means that another server is there.
+            let _ = fs::remove_dir(parent);
+        }
+    }
+
     /// Ends and removes what an ended server left under this name; nothing there is fine.
     pub fn clear(&self, name: &str) -> io::Result<()> {
         match self {
