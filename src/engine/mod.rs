@@ -7,6 +7,8 @@
 
 pub mod guest_binary;
 pub mod native;
+pub mod pool;
+pub mod scripted;
 pub mod session;
 
 use std::collections::BTreeMap;
