@@ -101,6 +101,16 @@ impl Cgroups {
         }
     }
 
+    /// A v2 hierarchy that can be written, limits or not, in the group `name` at its top.
+    #[cfg(test)]
+    pub fn v2_without_limits(name: &str) -> Option<Self> {
+        let mounts = mounts::parse(&fs::read_to_string("/proc/self/mountinfo").ok()?);
+        let mount = mounts.iter().find(|mount| mount.controllers.is_none())?;
+        let parent = mount.path.join(name);
+        fs::create_dir_all(&parent).ok()?;
+        Some(Self::V2(v2::Hierarchy::without_limits(parent)))
+    }
+
     /// The limits that groups of this host do not set.
     pub fn missing(&self) -> Vec<Limit> {
         let all = Limit::ALL.into_iter();

@@ -44,6 +44,12 @@ impl Hierarchy {
         Some(Self { parent, limits })
     }
 
+    /// A parent that limits nothing, for hosts whose v2 hierarchy has no controllers.
+    #[cfg(test)]
+    pub fn without_limits(parent: PathBuf) -> Self {
+        Self { parent, limits: Vec::new() }
+    }
+
     pub fn has(&self, limit: Limit) -> bool {
         self.limits.contains(&limit)
     }
