@@ -211,3 +211,25 @@ pub enum FaultKind {
     /// The kernel refused what the guest needs.
     System,
 }
+
+/// The longest beginning of a text that has at most so many bytes and only whole characters.
+pub fn prefix(text: &str, bytes: usize) -> &str {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::prefix;
+
+    #[test]
+    fn a_prefix_has_whole_characters_only() {
+        assert_eq!(prefix("aéb", 0), "");
+        assert_eq!(prefix("aéb", 2), "a");
+        assert_eq!(prefix("aéb", 3), "aé");
+        assert_eq!(prefix("aéb", 9), "aéb");
+    }
+}

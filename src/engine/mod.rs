@@ -7,9 +7,9 @@
 
 pub mod docker;
 pub mod guest_binary;
+pub mod native;
 pub mod pool;
 pub mod scripted;
-pub mod native;
 pub mod session;
 
 use std::collections::BTreeMap;

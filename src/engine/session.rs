@@ -389,7 +389,7 @@ fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
 
 fn parse_fault(payload: &[u8]) -> Result<Fault, Error> {
     let mut fault: Fault = parse(payload)?;
-    fault.message.truncate(fault.message.floor_char_boundary(protocol::MAX_MESSAGE_BYTES));
+    fault.message = protocol::prefix(&fault.message, protocol::MAX_MESSAGE_BYTES).to_owned();
     Ok(fault)
 }
 

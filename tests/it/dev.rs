@@ -158,29 +158,21 @@ async fn databases_are_made_empty_or_as_copies() {
     assert!(twice.to_string().contains("already exists"), "{twice}");
 }
 
-/// Not a test: the process that the next test kills.
-#[test]
-#[ignore = "run by a_killed_owner_takes_its_cluster_along"]
-fn holds_a_cluster() {
-    let Some(folder) = std::env::var_os("TAKO_VM_TEST_CLUSTER") else {
-        return;
-    };
-    let _cluster = Cluster::start(Path::new(&folder)).unwrap();
-    println!("\nheld");
-    std::thread::park_timeout(Duration::from_secs(600));
-}
-
 #[test]
 fn a_killed_owner_takes_its_cluster_along() {
+    const NAME: &str = "dev::a_killed_owner_takes_its_cluster_along";
+    const FOLDER: &str = "TAKO_VM_TEST_CLUSTER";
+    // The owner is this same test in another process.
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        let _cluster = Cluster::start(Path::new(&folder)).unwrap();
+        println!("\nheld");
+        std::thread::park_timeout(Duration::from_secs(600));
+        return;
+    }
     let folder = open_folder();
     let mut owner = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "dev::holds_a_cluster",
-            "--ignored",
-            "--nocapture",
-        ])
-        .env("TAKO_VM_TEST_CLUSTER", folder.path())
+        .args(["--exact", NAME, "--nocapture"])
+        .env(FOLDER, folder.path())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

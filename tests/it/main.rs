@@ -7,5 +7,5 @@ mod db;
 mod dev;
 mod docker;
 mod guest;
-mod store;
 mod native;
+mod store;

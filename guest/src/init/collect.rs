@@ -259,8 +259,10 @@ struct OpenHow {
     resolve: u64,
 }
 
+const READ_FLAGS: libc::c_int = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+
 fn open_beneath(folder: BorrowedFd<'_>, name: &CStr, is_folder: bool) -> io::Result<OwnedFd> {
-    let mut flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let mut flags = READ_FLAGS;
     if is_folder {
         flags |= libc::O_DIRECTORY;
     }
@@ -277,13 +279,17 @@ fn open_beneath(folder: BorrowedFd<'_>, name: &CStr, is_folder: bool) -> io::Res
         // Some kernels and gVisor lack it, some seccomp filters deny it as unknown. The name
         // is one component, so that O_NOFOLLOW alone keeps it beneath the folder too.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
-            // SAFETY: the string outlives the call.
-            sys::check(unsafe { libc::openat(folder.as_raw_fd(), name.as_ptr(), flags) })
+            open_plain(folder, name, flags)
         }
         other => other,
     };
     // SAFETY: the kernel just gave this descriptor to us.
     result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn open_plain(folder: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<libc::c_int> {
+    // SAFETY: the string outlives the call.
+    sys::check(unsafe { libc::openat(folder.as_raw_fd(), name.as_ptr(), flags) })
 }
 
 fn exists(folder: BorrowedFd<'_>, name: &CStr) -> bool {
@@ -305,5 +311,33 @@ fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
     unsafe {
         sys::check(libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()))?;
         Ok(stat.assume_init())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    #[test]
+    fn no_way_of_opening_follows_a_link() {
+        let path = std::env::temp_dir().join(format!("tako-collect-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", path.join("link")).unwrap();
+        fs::write(path.join("plain"), "x").unwrap();
+        let folder = File::open(&path).unwrap();
+        let beneath = |name| open_beneath(folder.as_fd(), name, false).map(drop).map_err(|e| e.raw_os_error());
+        let plain = |name| open_plain(folder.as_fd(), name, READ_FLAGS).map(|_| ()).map_err(|e| e.raw_os_error());
+        let answers = [beneath(c"link"), plain(c"link"), beneath(c"plain"), plain(c"plain")];
+        fs::remove_dir_all(&path).unwrap();
+        assert_eq!(answers, [Err(Some(libc::ELOOP)), Err(Some(libc::ELOOP)), Ok(()), Ok(())]);
+    }
+
+    #[test]
+    fn a_name_is_shown_short_and_without_control_characters() {
+        assert_eq!(printable(b"a\x1b[31m\n\xff"), "a\\u{1b}[31m\\n\u{fffd}");
+        assert!(printable(&[b'a'; 400]).len() == MAX_PATH_BYTES);
+        assert!(printable(&[7; 400]).len() <= MAX_PATH_BYTES);
     }
 }

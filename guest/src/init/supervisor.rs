@@ -17,7 +17,7 @@ use super::{collect, privileges, sys};
 use crate::frame::{FrameError, Kind};
 use crate::protocol::{
     Boot, End, Exception, Fault, FaultKind, FileHeader, MAX_BASES, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, Phase, Ready,
-    RefusedArtifact, Report, Run, VERSION,
+    RefusedArtifact, Report, Run, VERSION, prefix,
 };
 
 const PIECE_BYTES: usize = 64 * 1024;
@@ -298,9 +298,14 @@ impl Supervisor {
         self.pump(job);
         job.stdout.sink = Sink::Forward(Kind::Stdout, Capture::new(run.stdout_limit_bytes));
         job.stderr.sink = Sink::Forward(Kind::Stderr, Capture::new(run.stderr_limit_bytes));
-        let cpu_before_ms = job.interpreter.cpu_ms();
+        // Children of a program that executed the guest count as the guest's own.
+        let cpu_before_ms = job.interpreter.cpu_ms() + children_usage().cpu_ms;
+        if sys::write(job.interpreter.go.as_fd(), b"g").is_err() {
+            let ended = processes::end_all(self.is_init, &self.signals);
+            job.note(&ended.unwrap_or_default());
+            return Err(self.startup_failed(job));
+        }
         self.send(Kind::Started, &[]);
-        sys::write(job.interpreter.go.as_fd(), b"g").map_err(|error| fault(PHASE, FaultKind::System, error))?;
         let started = Instant::now();
         let deadline = started.checked_add(Duration::from_millis(run.execution_timeout_ms));
         let mut clock = Clock { started, cpu_before_ms, timed_out: false };
@@ -554,19 +559,15 @@ fn parse_exception(bytes: &[u8]) -> Option<Exception> {
     let bases = fields.next()?;
     let message = fields.next()?;
     Some(Exception {
-        class: cut(class, MAX_NAME_BYTES).to_owned(),
+        class: prefix(class, MAX_NAME_BYTES).to_owned(),
         bases: bases
             .split('\n')
             .filter(|base| !base.is_empty())
             .take(MAX_BASES)
-            .map(|base| cut(base, MAX_NAME_BYTES).to_owned())
+            .map(|base| prefix(base, MAX_NAME_BYTES).to_owned())
             .collect(),
-        message: cut(message, MAX_MESSAGE_BYTES).to_owned(),
+        message: prefix(message, MAX_MESSAGE_BYTES).to_owned(),
     })
-}
-
-fn cut(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
 }
 
 fn parse<T: DeserializeOwned>(phase: Phase, payload: &[u8]) -> Result<T, Fault> {
@@ -578,7 +579,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn fault(phase: Phase, kind: FaultKind, message: impl ToString) -> Fault {
-    let message = cut(&message.to_string(), MAX_MESSAGE_BYTES).to_owned();
+    let message = prefix(&message.to_string(), MAX_MESSAGE_BYTES).to_owned();
     Fault { phase, kind, message }
 }
 

@@ -70,7 +70,10 @@ pub fn build(plan: &RootPlan) -> Result<(), StepError> {
     }
     build_devices(stage, &sources)?;
     // The kernel lets a user namespace mount a new /proc only where one is already fully visible.
-    sys::mount(Path::new("proc"), &stage.join("proc"), "proc", PROC_FLAGS, "")?;
+    // Every sandbox covers this one, which is the host's, with its own.
+    let proc = stage.join("proc");
+    sys::bind(Path::new("/proc"), &proc)?;
+    sys::set_mount_attributes(&proc, LOCKED_DOWN | libc::MOUNT_ATTR_NODEV)?;
     sys::pivot_into(stage)?;
     sys::mount(
         Path::new("none"),

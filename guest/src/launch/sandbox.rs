@@ -163,6 +163,7 @@ fn set_up(
     setup: OwnedFd,
     cgroup: bool,
 ) -> Result<(), StepError> {
+    sys::name_process(c"tako-guest");
     take_descriptors(frames, setup)?;
     await_release()?;
     if let Identity::Pair { .. } = mould.identity {

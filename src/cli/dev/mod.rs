@@ -2,9 +2,12 @@
 
 mod binaries;
 pub mod cluster;
+mod initialize;
 mod owner;
+mod place;
 mod postmaster;
 mod server;
+mod start;
 
 use std::io::Write;
 use std::path::PathBuf;

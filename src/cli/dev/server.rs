@@ -35,6 +35,15 @@ pub(crate) fn running(config: &Config) -> Option<Server> {
 
 /// Starts the server and waits until it answers; answers with its URL.
 pub(super) fn up(config: &Config, file_named: Option<&Path>, port: Option<u16>) -> Result<String> {
+    let mut command = Command::new(std::env::current_exe()?);
+    if let Some(file) = file_named {
+        command.arg("--config").arg(file);
+    }
+    command.arg("server");
+    up_with(command, config, port)
+}
+
+fn up_with(mut command: Command, config: &Config, port: Option<u16>) -> Result<String> {
     if let Some(server) = running(config) {
         return Ok(server.url);
     }
@@ -46,6 +55,7 @@ pub(super) fn up(config: &Config, file_named: Option<&Path>, port: Option<u16>) 
     if let Err(error) = TcpListener::bind((host, port)) {
         bail!("cannot listen on {host}:{port}: {error}; choose another with --port");
     }
+    fs::create_dir_all(&config.data_dir)?;
     let log_path = config.data_dir.join("server.log");
     let log = OpenOptions::new()
         .create(true)
@@ -53,11 +63,7 @@ pub(super) fn up(config: &Config, file_named: Option<&Path>, port: Option<u16>) 
         .mode(0o600)
         .open(&log_path)?;
     let begin = log.metadata()?.len();
-    let mut command = Command::new(std::env::current_exe()?);
-    if let Some(file) = file_named {
-        command.arg("--config").arg(file);
-    }
-    command.arg("server").args(["--port", &port.to_string()]);
+    command.args(["--port", &port.to_string()]);
     command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -145,6 +151,68 @@ fn start_of(pid: u32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Answers `/health` on the port that it is given behind `--port`.
+    const STAND_IN: &str = r#"
+import http.server, sys
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+        self.wfile.write(b'{"status": "healthy"}')
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Health).serve_forever()
+"#;
+
+    fn config(folder: &Path) -> Config {
+        Config {
+            data_dir: folder.to_path_buf(),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn a_server_is_started_once_and_stopped_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let stand_in = || {
+            let mut command = Command::new("python3");
+            command.args(["-c", STAND_IN]);
+            command
+        };
+        assert_eq!(running(&config), None);
+        let url = up_with(stand_in(), &config, Some(0)).unwrap();
+        let first = running(&config).unwrap();
+        assert_eq!(first.url, url);
+        assert_eq!(up_with(stand_in(), &config, Some(0)).unwrap(), url);
+        assert_eq!(running(&config).unwrap(), first);
+        assert!(down(&config).unwrap());
+        assert!(!down(&config).unwrap());
+        assert_eq!(running(&config), None);
+    }
+
+    #[test]
+    fn a_server_that_does_not_start_is_answered_with_what_it_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo no database >&2; exit 3"]);
+        let error = up_with(command, &config(folder.path()), Some(0)).unwrap_err();
+        assert!(error.to_string().ends_with("no database"), "{error}");
+    }
+
+    #[test]
+    fn another_process_of_the_same_number_is_not_the_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let pid = std::process::id();
+        let server = Server {
+            pid,
+            started: start_of(pid).unwrap() + 1,
+            url: String::new(),
+        };
+        fs::write(file(&config), serde_json::to_vec(&server).unwrap()).unwrap();
+        assert_eq!(running(&config), None);
+        assert!(!down(&config).unwrap());
+    }
 
     #[test]
     fn this_process_has_a_start_and_an_ended_one_has_none() {

@@ -44,8 +44,8 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
     if let Some(port) = args.port {
         config.server.port = port;
     }
-    config.check_bind()?;
-    telemetry::init(&config.log)?;
+    config.check_bind(config.server.host.0)?;
+    telemetry::start(&config.log)?;
     // Before anything slow: a port that is taken is told at once.
     let address = (config.server.host.0, config.server.port);
     let listener =
@@ -63,18 +63,13 @@ fn serve(
     io: runtime::Handle,
 ) -> Result<ExitCode> {
     let config = Arc::new(config);
-    let system = actix::System::new();
     let grace = config.server.shutdown_grace;
+    let (store, chosen) = io.block_on(async {
+        let store = open_store(&config).await?;
+        anyhow::Ok((store, choose(&config).await?))
+    })?;
+    let system = actix::System::new();
     let stopped = system.block_on(async move {
-        let (store, chosen) = {
-            let (config, io) = (Arc::clone(&config), io.clone());
-            io.spawn(async move {
-                let store = open_store(&config).await?;
-                let chosen = choose(&config).await?;
-                anyhow::Ok((store, chosen))
-            })
-            .await??
-        };
         let service = Service::start(config, store, chosen, io, listener).await?;
         tracing::info!(address = %service.address(), node_id = %service.node_id(), "answering requests");
         if let Some(file) = address_file {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Child;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tako_guest::launch::wire::{Answer, Identity, Request, RootPlan, Setup, Spawn};
@@ -46,7 +47,7 @@ impl Cell {
     /// dropped.
     pub async fn make(
         registry: &Registry,
-        cgroups: &std::sync::Arc<Cgroups>,
+        cgroups: &Arc<Cgroups>,
         root: RootPlan,
     ) -> Result<Self, Error> {
         let (registry, cgroups) = (registry.clone(), cgroups.clone());
@@ -267,6 +268,49 @@ fn unexpected(answer: &Answer) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::native::config::NativeConfig;
+    use crate::engine::native::host_root::HostRoot;
+
+    const LIMITS: SandboxLimits = SandboxLimits {
+        memory_bytes: 512 << 20,
+        cpu_millis: 1000,
+        pids: 16,
+        open_files: 64,
+        file_bytes: 1 << 20,
+        tmp_bytes: 1 << 20,
+        output_bytes: 1 << 20,
+        inodes: 16,
+    };
+
+    /// The mechanics of v2, on hosts whose controllers are on v1 too.
+    #[tokio::test]
+    async fn a_sandbox_is_cloned_into_its_group_of_version_two() {
+        let parent = format!("tako-vm-test-{}", std::process::id());
+        let Some(cgroups) = Cgroups::v2_without_limits(&parent) else {
+            eprintln!("SKIPPED: no cgroup v2 hierarchy that this user may write");
+            return;
+        };
+        let cgroups = Arc::new(cgroups);
+        let directory = tempfile::tempdir().unwrap();
+        let registry = Registry::open(Some(directory.path())).unwrap();
+        let root = HostRoot::plan(&NativeConfig::default()).unwrap().plan;
+        let mut cell = Cell::make(&registry, &cgroups, root).await.unwrap();
+        for _ in 0..2 {
+            let (host, guest) = std::os::unix::net::UnixStream::pair().unwrap();
+            let pid = cell.spawn(&LIMITS, guest.into()).await.unwrap();
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+            let expected = format!("0::/{parent}/{}", cell.slot().name);
+            assert!(groups.lines().any(|line| line == expected), "{groups}");
+            cell.end().await.unwrap();
+            assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+            drop(host);
+        }
+        tokio::task::spawn_blocking(|| cell.dismantle()).await.unwrap();
+        // Only an empty group can be removed.
+        cgroups.remove_parent();
+        let Cgroups::V2(hierarchy) = &*cgroups else { unreachable!() };
+        assert!(!hierarchy.parent().exists());
+    }
 
     #[test]
     fn the_hosts_own_users_are_never_given_to_a_sandbox() {

@@ -320,6 +320,7 @@ impl Engine for NativeEngine {
         };
         let dismantled =
             tokio::task::spawn_blocking(move || cells.into_iter().for_each(Cell::dismantle)).await;
+        self.cells.cgroups.remove_parent();
         if let Err(error) = dismantled {
             tracing::warn!(%error, "cannot dismantle cells");
         }

@@ -41,8 +41,11 @@ async fn a_forged_report_is_output_at_most() {
          \x20       except OSError: pass\n\
          os._exit(3)\n"
     );
-    for place in [Place::Init, Place::NotInit] {
-        let run = run_job(place, job(&code)).await;
+    // Without root the shell that is the first process in the other place is the user's own,
+    // and lends its standard output to anybody.
+    let places = if is_root() { &[Place::Init, Place::NotInit][..] } else { &[Place::Init] };
+    for place in places {
+        let run = run_job(*place, job(&code)).await;
         assert_eq!(run.report.end, End::Exited { code: 3 });
         assert_eq!(run.stdout, forged);
         assert_eq!(run.stderr, forged);
@@ -91,6 +94,8 @@ async fn a_fork_bomb_ends_with_the_limit() {
     let (_sandbox, session, _) = {
         let mut boot = super::sandbox::boot();
         boot.rlimits.processes = 200;
+        // A user of its own, because the kernel counts a user's processes in all sandboxes.
+        boot.uid = 61_234;
         super::sandbox::ready(Place::Init, &boot).await.unwrap()
     };
     let (output, _) = tokio::sync::mpsc::channel(1);

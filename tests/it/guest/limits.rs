@@ -75,7 +75,7 @@ async fn floods_of_threads_orphans_and_zombies_end_with_the_job() {
             "import os, time\nfor _ in range(600):\n    if os.fork() == 0: os._exit(0)\nprint('begun', flush=True)\ntime.sleep(60)",
             "import os, time, signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nprint('begun', flush=True)\nwhile True:\n    if os.fork() == 0:\n        if os.fork() == 0: os._exit(0)\n        os._exit(0)",
         ] {
-            let run = run_limited(place, code, 1500).await;
+            let run = run_limited(place, code, 1000).await;
             assert_eq!(run.report.end, End::TimedOut, "{code}");
             assert_eq!(text(&run.stdout), "begun\n", "{code}");
         }
@@ -126,6 +126,21 @@ async fn output_is_seen_while_the_code_runs_and_a_cancellation_ends_it() {
 }
 
 #[tokio::test]
+async fn a_termination_from_outside_ends_the_code_and_one_from_inside_does_not() {
+    let (sandbox, session, _) = ready(Place::Init, &boot()).await.unwrap();
+    let (output, mut chunks) = mpsc::channel(8);
+    let code = "import os, time\n\
+        try: os.kill(1, 15)\n\
+        except OSError: pass\n\
+        time.sleep(.2); print('alive', flush=True); time.sleep(60)";
+    let run = tokio::spawn(session.run(job(code), output, CancellationToken::new(), GRACE));
+    assert_eq!(chunks.recv().await.unwrap().bytes, "alive\n");
+    // SAFETY: the process is the sandbox's first one, held by `sandbox`.
+    assert_eq!(unsafe { libc::kill(sandbox.guest_pid(), libc::SIGTERM) }, 0);
+    assert_eq!(run.await.unwrap().unwrap().report.end, End::Cancelled);
+}
+
+#[tokio::test]
 async fn a_host_that_reads_nothing_does_not_extend_the_limit() {
     // The channel is full after one chunk and its receiver never reads.
     let (_sandbox, session, _) = ready(Place::Init, &boot()).await.unwrap();
@@ -142,6 +157,9 @@ async fn usage_is_of_the_code_and_its_children() {
     let code = "import os, time\nif os.fork() == 0:\n    x = bytearray(80 << 20)\n    t = time.process_time()\n    while time.process_time() - t < .3: pass\n    os._exit(0)\nos.wait()";
     let report = run(code).await.report;
     assert!((290..5000).contains(&report.cpu_ms), "{}", report.cpu_ms);
+    // The interpreter's start, and whatever ran before it, is not the code's.
+    let idle = run("import time; time.sleep(.1)").await.report;
+    assert!(idle.cpu_ms < 20 && idle.wall_ms >= 100, "{idle:?}");
     assert!(report.peak_memory_bytes > 80 << 20, "{}", report.peak_memory_bytes);
 }
 

@@ -33,6 +33,10 @@ mount -t proc proc proc
 mount --rbind /dev dev
 mount -t tmpfs -o mode=1777,size=64m tmpfs tmp
 mount -t tmpfs -o mode=1777,size=64m tmpfs output
+mkdir old
+pivot_root . old
+cd /
+umount -l old
 shift 2
 exec "$@"
 "#;
@@ -48,8 +52,17 @@ pub enum Place {
 
 /// The processes end when this is dropped.
 pub struct Sandbox {
-    _child: Child,
+    child: Child,
     _directory: TempDir,
+}
+
+impl Sandbox {
+    /// The guest's process id as the host sees it: the only child of `unshare`.
+    pub fn guest_pid(&self) -> libc::pid_t {
+        let unshare = self.child.id().unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
+        children.trim().parse().unwrap()
+    }
 }
 
 pub fn is_root() -> bool {
@@ -67,7 +80,7 @@ pub fn start(place: Place) -> (Sandbox, Reader, Writer) {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let reader = Box::new(child.stdout.take().unwrap());
     let writer = Box::new(child.stdin.take().unwrap());
-    (Sandbox { _child: child, _directory: directory }, reader, writer)
+    (Sandbox { child, _directory: directory }, reader, writer)
 }
 
 /// Python is another process than the first one, which signals treat otherwise.
@@ -113,7 +126,7 @@ fn inside() -> (TempDir, Command) {
     if !is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    command.args(["sh", "-c", SCRIPT, "sh"]).arg(&root).arg(&guest).args(["chroot", "."]);
+    command.args(["sh", "-c", SCRIPT, "sh"]).arg(&root).arg(&guest);
     if !is_root() {
         command.args(["unshare", "--user", "--map-user=1000", "--map-group=1000"]);
     }

@@ -73,7 +73,7 @@ async fn a_tmpfs_or_a_memfd_is_no_way_around_the_memory_limit() {
     spec.limits.memory_bytes = 48 << 20;
     spec.limits.tmp_bytes = 512 << 20;
     spec.limits.file_bytes = 512 << 20;
-    for open in ["open('/tmp/bomb', 'wb', 0).fileno()", "os.memfd_create('bomb')"] {
+    for open in ["os.open('/tmp/bomb', os.O_CREAT | os.O_WRONLY)", "os.memfd_create('bomb')"] {
         let code =
             format!("import os\nfd = {open}\nfor _ in range(256): os.write(fd, bytes(1 << 20))");
         let outcome = fixture.try_run(job(&code), spec.clone()).await;

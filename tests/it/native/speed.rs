@@ -18,7 +18,7 @@ fn bare() {
 fn percentiles(mut times: Vec<Duration>) -> String {
     times.sort();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
-    format!("p50 {:.1} ms, p99 {:.1} ms", at(0.5), at(0.99))
+    format!("p10 {:.1} ms, p50 {:.1} ms, p99 {:.1} ms", at(0.1), at(0.5), at(0.99))
 }
 
 /// Prints the figures of performance.md's native rows: `cargo test --release -- --ignored
@@ -65,4 +65,22 @@ async fn cold_start_and_throughput_beside_bare_python() {
     tokio::join!(jobs(), jobs());
     println!("native, 2 in flight:      {:.0}/s", 2.0 * COUNT as f64 / begun.elapsed().as_secs_f64());
     fixture.engine.shutdown().await;
+}
+
+#[tokio::test]
+#[ignore = "x"]
+async fn only_native() {
+    let fixture = Fixture::new(1).await;
+    for _ in 0..200 {
+        fixture.run("print(1)").await;
+    }
+    fixture.engine.shutdown().await;
+}
+
+#[tokio::test]
+#[ignore = "x"]
+async fn only_bare() {
+    for _ in 0..200 {
+        bare();
+    }
 }

@@ -101,6 +101,16 @@ impl Cgroups {
         }
     }
 
+    /// A v2 hierarchy that can be written, limits or not, in the group `name` at its top.
+    #[cfg(test)]
+    pub fn v2_without_limits(name: &str) -> Option<Self> {
+        let mounts = mounts::parse(&fs::read_to_string("/proc/self/mountinfo").ok()?);
+        let mount = mounts.iter().find(|mount| mount.controllers.is_none())?;
+        let parent = mount.path.join(name);
+        fs::create_dir_all(&parent).ok()?;
+        Some(Self::V2(v2::Hierarchy::without_limits(parent)))
+    }
+
     /// The limits that groups of this host do not set.
     pub fn missing(&self) -> Vec<Limit> {
         let all = Limit::ALL.into_iter();
@@ -121,6 +131,19 @@ impl Cgroups {
             Self::V2(hierarchy) => Group::V2(hierarchy.group(name)?),
             Self::None => Group::None,
         })
+    }
+
+    /// Removes the parent group if nobody has a group in it; the next one makes it again.
+    pub fn remove_parent(&self) {
+        let parents: Vec<&Path> = match self {
+            Self::V1(hierarchies) => hierarchies.parents().collect(),
+            Self::V2(hierarchy) => vec![hierarchy.parent()],
+            Self::None => Vec::new(),
+        };
+        for parent in parents {
+            // Busy means that another server is there.
+            let _ = fs::remove_dir(parent);
+        }
     }
 
     /// Ends and removes what an ended server left under this name; nothing there is fine.

@@ -31,17 +31,15 @@ impl Hierarchies {
         };
         let found =
             Self { memory: parent(Limit::Memory), pids: parent(Limit::Pids), cpu: parent(Limit::Cpu) };
-        if let Some(cpu) = &found.cpu {
-            // All groups together count as one beside the host's other processes, so they get
-            // the weight of one ordinary process per CPU. Refused, they are only slower.
-            let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
-            let _ = write(&cpu.join("cpu.shares"), &(1024 * cpus).to_string());
-        }
         Limit::ALL.iter().any(|&limit| found.has(limit)).then_some(found)
     }
 
     pub fn has(&self, limit: Limit) -> bool {
         self.parent(limit).is_some()
+    }
+
+    pub fn parents(&self) -> impl Iterator<Item = &Path> {
+        Limit::ALL.iter().filter_map(|&limit| self.parent(limit)).map(PathBuf::as_path)
     }
 
     fn parent(&self, limit: Limit) -> Option<&PathBuf> {
@@ -65,6 +63,7 @@ impl Hierarchies {
         };
         // Controllers mounted together share a directory.
         let made = group.directories().try_for_each(fs::create_dir_all);
+        self.weigh();
         if let Err(error) = made {
             let _ = group.remove();
             return Err(error);
@@ -72,9 +71,18 @@ impl Hierarchies {
         Ok(group)
     }
 
+    /// All groups together count as one beside the host's other processes, so they get the
+    /// weight of one ordinary process per CPU. Refused, they are only slower.
+    fn weigh(&self) {
+        if let Some(cpu) = &self.cpu {
+            let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
+            let _ = write(&cpu.join("cpu.shares"), &(1024 * cpus).to_string());
+        }
+    }
+
     /// See [`super::Cgroups::clear`].
     pub fn clear(&self, name: &str) -> io::Result<()> {
-        for parent in Limit::ALL.iter().filter_map(|&limit| self.parent(limit)) {
+        for parent in self.parents() {
             let directory = parent.join(name);
             remove_group(&directory, || kill_all(&directory))?;
         }

@@ -44,6 +44,12 @@ impl Hierarchy {
         Some(Self { parent, limits })
     }
 
+    /// A parent that limits nothing, for hosts whose v2 hierarchy has no controllers.
+    #[cfg(test)]
+    pub fn without_limits(parent: PathBuf) -> Self {
+        Self { parent, limits: Vec::new() }
+    }
+
     pub fn has(&self, limit: Limit) -> bool {
         self.limits.contains(&limit)
     }
@@ -52,8 +58,19 @@ impl Hierarchy {
     pub fn group(&self, name: &str) -> io::Result<Group> {
         self.clear(name)?;
         let directory = self.parent.join(name);
-        fs::create_dir(&directory)?;
+        match fs::create_dir(&directory) {
+            // A server that shut down took the parent with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&directory)?;
+                enable(&self.parent, &self.limits)?;
+            }
+            other => other?,
+        }
         Ok(Group { directory, limits: self.limits.clone(), set: None, peak: None, kills_at_start: None })
+    }
+
+    pub fn parent(&self) -> &Path {
+        &self.parent
     }
 
     /// See [`super::Cgroups::clear`].
