@@ -2,9 +2,10 @@
 //! transition in an append-only event log from which records, lineage and replay are derived.
 //!
 //! The rooms, in reading order: [`domain`], [`clock`], [`store`], [`engine`], [`actors`],
-//! [`cli`], [`config`], [`telemetry`].
+//! [`api`], [`cli`], [`config`], [`telemetry`].
 
 pub mod actors;
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
