@@ -105,11 +105,7 @@ pub(super) async fn obtain(
         }
     }
     let source = &candidates[0];
-    let refusal = match pull(daemon, source, pull_timeout, build_timeout).await {
-        Ok(()) => None,
-        Err(message) => Some(message),
-    };
-    if let Some(refusal) = refusal {
+    if let Err(refusal) = pull(daemon, source, pull_timeout, build_timeout).await {
         tracing::info!(image = %source, reason = %refusal, "no pull");
         let Base::Python(version) = base else {
             return Err(image_error(source, refusal));

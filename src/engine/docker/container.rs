@@ -49,6 +49,9 @@ pub(super) fn body(spec: &SandboxSpec, runtime: &str) -> ContainerCreateBody {
         // The end of the host's stream is the guest's sign to end.
         stdin_once: Some(true),
         tty: Some(false),
+        // Beyond mode `none`: the daemon sets up no network sandbox at all, which was more than
+        // half of a container's start. It then writes no /etc/hosts either, so the loopback
+        // interface has an address and no name.
         network_disabled: Some(true),
         labels: Some(labels(&spec.labels)),
         host_config: Some(host_config(&spec.limits, runtime)),
