@@ -1,6 +1,11 @@
 //! Tako VM runs untrusted Python as jobs, each in its own single-use sandbox, and keeps every
 //! transition in an append-only event log from which records, lineage and replay are derived.
 //!
-//! The rooms, in reading order: [`engine`].
+//! The rooms, in reading order: [`domain`], [`clock`], [`store`], [`engine`], [`config`], [`telemetry`].
 
+pub mod clock;
+pub mod config;
+pub mod domain;
 pub mod engine;
+pub mod store;
+pub mod telemetry;

@@ -7,6 +7,8 @@
 
 pub mod docker;
 pub mod guest_binary;
+pub mod pool;
+pub mod scripted;
 pub mod session;
 
 use std::collections::BTreeMap;

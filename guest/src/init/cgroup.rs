@@ -59,8 +59,7 @@ fn locate(proc_self_cgroup: &str, mount: &Path) -> Option<(Version, PathBuf)> {
     let mut candidates = Vec::new();
     for line in proc_self_cgroup.lines() {
         let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next())
-        else {
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
             continue;
         };
         let path = path.trim_start_matches('/');

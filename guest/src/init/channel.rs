@@ -135,8 +135,7 @@ impl FrameWriter {
     pub fn drain_to(&mut self, remaining: usize, patience: Duration) {
         let mut last = (self.pending(), Instant::now());
         while self.pending() > remaining {
-            let mut fds =
-                [libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 }];
+            let mut fds = [libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 }];
             if sys::poll(&mut fds, Some(Duration::from_millis(500))).is_err() {
                 self.broken = true;
             }

@@ -47,10 +47,7 @@ impl IncomingFile {
     /// # Errors
     /// `InvalidInput` for more bytes than were announced.
     pub fn append(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.remaining = self
-            .remaining
-            .checked_sub(piece.len() as u64)
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        self.remaining = self.remaining.checked_sub(piece.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
         self.file.write_all(piece)
     }
 }
@@ -61,9 +58,7 @@ fn is_allowed(path: &str) -> bool {
         return false;
     };
     path.len() <= 1024
-        && below.split('/').all(|name| {
-            !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains('\0')
-        })
+        && below.split('/').all(|name| !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains('\0'))
 }
 
 #[cfg(test)]
@@ -76,8 +71,20 @@ mod tests {
             assert!(is_allowed(path), "{path}");
         }
         for path in [
-            "", "/", "/code", "/code/", "code/main.py", "/codes/x", "/code/../etc/passwd", "/input/./x",
-            "/input//x", "/input/x/", "/etc/passwd", "/input/a\0b", "/output/x", "/input/..",
+            "",
+            "/",
+            "/code",
+            "/code/",
+            "code/main.py",
+            "/codes/x",
+            "/code/../etc/passwd",
+            "/input/./x",
+            "/input//x",
+            "/input/x/",
+            "/etc/passwd",
+            "/input/a\0b",
+            "/output/x",
+            "/input/..",
         ] {
             assert!(!is_allowed(path), "{path}");
         }

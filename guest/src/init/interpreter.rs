@@ -74,8 +74,7 @@ impl Interpreter {
         // executes the interpreter.
         let pid = sys::check(unsafe { libc::fork() })?;
         if pid == 0 {
-            let inherited =
-                [null, child_stdout, child_stderr, child_ready, child_go, child_exception];
+            let inherited = [null, child_stdout, child_stderr, child_ready, child_go, child_exception];
             become_interpreter(boot, is_init, inherited, &program, &arguments, &environment);
         }
         Ok(Self { pid, stdout, stderr, ready, go, exception })

@@ -22,8 +22,7 @@ pub fn drop_all(uid: libc::uid_t, gid: libc::gid_t) -> io::Result<()> {
         }
         libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
         if libc::geteuid() == 0 && uid != 0 {
-            if libc::setgroups(0, std::ptr::null()) != 0 && libc::getgroups(0, std::ptr::null_mut()) != 0
-            {
+            if libc::setgroups(0, std::ptr::null()) != 0 && libc::getgroups(0, std::ptr::null_mut()) != 0 {
                 return Err(io::Error::last_os_error());
             }
             check(libc::setresgid(gid, gid, gid))?;
@@ -71,8 +70,7 @@ pub fn can_kill(uid: libc::uid_t) -> bool {
     let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
     let mut data = [CapabilityData::default(); 2];
     // SAFETY: as above; the kernel writes both halves.
-    let result =
-        unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) };
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) };
     result == 0 && data[0].effective & (1 << CAP_KILL) != 0
 }
 

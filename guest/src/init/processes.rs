@@ -87,8 +87,7 @@ pub fn end_all(is_init: bool, signals: &Signals) -> io::Result<Vec<Ended>> {
         if Instant::now() >= give_up {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let mut fds =
-            [libc::pollfd { fd: signals.fd().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        let mut fds = [libc::pollfd { fd: signals.fd().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
         sys::poll(&mut fds, Some(Duration::from_millis(5)))?;
         signals.take();
     }

@@ -32,14 +32,12 @@ impl Signals {
             libc::signal(libc::SIGPIPE, libc::SIG_IGN);
             libc::sigemptyset(set.as_mut_ptr());
             for signal in LISTENED {
+                // An ignored SIGCHLD, inherited, would make ended children vanish unseen.
+                libc::signal(signal, libc::SIG_DFL);
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
             sys::check(libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()))?;
-            let fd = sys::check(libc::signalfd(
-                -1,
-                set.as_ptr(),
-                libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
-            ))?;
+            let fd = sys::check(libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
             Ok(Self { fd: OwnedFd::from_raw_fd(fd), is_init })
         }
     }
@@ -58,8 +56,7 @@ impl Signals {
         let mut bytes = [0; SIZE];
         while let Ok(SIZE) = sys::read(self.fd.as_fd(), &mut bytes) {
             // SAFETY: the kernel filled the whole structure, which is plain data.
-            let info: libc::signalfd_siginfo =
-                unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) };
+            let info: libc::signalfd_siginfo = unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) };
             if info.ssi_signo == libc::SIGCHLD as u32 {
                 arrived.child = true;
             } else if !self.is_init || info.ssi_pid == 0 {

@@ -16,7 +16,8 @@ use super::signals::Signals;
 use super::{collect, privileges, sys};
 use crate::frame::{FrameError, Kind};
 use crate::protocol::{
-    Boot, End, Exception, Fault, FaultKind, FileHeader, Phase, Ready, Report, Run, VERSION,
+    Boot, End, Exception, Fault, FaultKind, FileHeader, MAX_BASES, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, Phase, Ready,
+    RefusedArtifact, Report, Run, VERSION, prefix,
 };
 
 const PIECE_BYTES: usize = 64 * 1024;
@@ -26,7 +27,6 @@ const PENDING_HIGH_BYTES: usize = 1 << 20;
 const HOST_PATIENCE: Duration = Duration::from_secs(30);
 const TOLD_STDERR_BYTES: usize = 2048;
 const EXCEPTION_BYTES: usize = 32 * 1024;
-const MESSAGE_BYTES: usize = 4096;
 /// What a dead job can have left in one pipe is a pipe's size, of which an ordinary user may
 /// make 1 MiB.
 const LEFT_IN_PIPE_BYTES: usize = 4 << 20;
@@ -211,8 +211,7 @@ impl Supervisor {
                 }
                 let boot: Boot = parse(Phase::Startup, &payload)?;
                 if boot.protocol != VERSION {
-                    let message =
-                        format!("host speaks protocol {}, guest {VERSION}", boot.protocol);
+                    let message = format!("host speaks protocol {}, guest {VERSION}", boot.protocol);
                     return Err(protocol_fault(Phase::Startup, &message));
                 }
                 if !privileges::can_kill(boot.uid) {
@@ -300,9 +299,12 @@ impl Supervisor {
         job.stdout.sink = Sink::Forward(Kind::Stdout, Capture::new(run.stdout_limit_bytes));
         job.stderr.sink = Sink::Forward(Kind::Stderr, Capture::new(run.stderr_limit_bytes));
         let cpu_before_ms = job.interpreter.cpu_ms();
+        if sys::write(job.interpreter.go.as_fd(), b"g").is_err() {
+            let ended = processes::end_all(self.is_init, &self.signals);
+            job.note(&ended.unwrap_or_default());
+            return Err(self.startup_failed(job));
+        }
         self.send(Kind::Started, &[]);
-        sys::write(job.interpreter.go.as_fd(), b"g")
-            .map_err(|error| fault(PHASE, FaultKind::System, error))?;
         let started = Instant::now();
         let deadline = started.checked_add(Duration::from_millis(run.execution_timeout_ms));
         let mut clock = Clock { started, cpu_before_ms, timed_out: false };
@@ -329,12 +331,7 @@ impl Supervisor {
     }
 
     /// Ends every process, collects `/output`, reports.
-    fn finish(
-        &mut self,
-        mut job: Job,
-        ran: Option<(Run, Clock)>,
-        cancelled: bool,
-    ) -> Result<(), Fault> {
+    fn finish(&mut self, mut job: Job, ran: Option<(Run, Clock)>, cancelled: bool) -> Result<(), Fault> {
         let ended = processes::end_all(self.is_init, &self.signals)
             .map_err(|error| fault(Phase::Execution, FaultKind::System, error))?;
         job.note(&ended);
@@ -383,15 +380,14 @@ impl Supervisor {
         if let Some((run, clock)) = ran {
             report.wall_ms = millis(ended_at.saturating_duration_since(clock.started));
             report.cpu_ms = usage.cpu_ms.saturating_sub(clock.cpu_before_ms);
-            report.refused_artifacts = self
-                .send_artifacts(&run)
-                .map_err(|error| fault(Phase::Collection, FaultKind::System, error))?;
+            report.refused_artifacts =
+                self.send_artifacts(&run).map_err(|error| fault(Phase::Collection, FaultKind::System, error))?;
         }
         self.send_json(Kind::Exited, &report);
         Ok(())
     }
 
-    fn send_artifacts(&mut self, run: &Run) -> io::Result<Vec<crate::protocol::RefusedArtifact>> {
+    fn send_artifacts(&mut self, run: &Run) -> io::Result<Vec<RefusedArtifact>> {
         let mut buffer = vec![0; PIECE_BYTES];
         collect::collect(c"/output", run.artifacts, |artifact| {
             let header = FileHeader { path: artifact.path, bytes: artifact.bytes };
@@ -444,12 +440,7 @@ impl Supervisor {
     }
 
     /// Waits for anything to happen, at most until the deadline, and takes what did.
-    fn turn(
-        &mut self,
-        mut job: Option<&mut Job>,
-        deadline: Option<Instant>,
-        phase: Phase,
-    ) -> Result<(), Fault> {
+    fn turn(&mut self, mut job: Option<&mut Job>, deadline: Option<Instant>, phase: Phase) -> Result<(), Fault> {
         let mut fds = vec![
             pollfd(Some(self.signals.fd()), libc::POLLIN),
             pollfd(self.input.fd(), libc::POLLIN),
@@ -555,10 +546,7 @@ fn children_usage() -> Usage {
         usage.assume_init()
     };
     let millis = |time: libc::timeval| time.tv_sec as u64 * 1000 + time.tv_usec as u64 / 1000;
-    Usage {
-        cpu_ms: millis(usage.ru_utime) + millis(usage.ru_stime),
-        peak_memory_bytes: usage.ru_maxrss as u64 * 1024,
-    }
+    Usage { cpu_ms: millis(usage.ru_utime) + millis(usage.ru_stime), peak_memory_bytes: usage.ru_maxrss as u64 * 1024 }
 }
 
 /// Reads the bootstrap's three fields. They come from the user's process: anything may be in
@@ -570,14 +558,15 @@ fn parse_exception(bytes: &[u8]) -> Option<Exception> {
     let bases = fields.next()?;
     let message = fields.next()?;
     Some(Exception {
-        class: cut(class, 1024).to_owned(),
-        bases: bases.split('\n').filter(|base| !base.is_empty()).take(64).map(str::to_owned).collect(),
-        message: cut(message, MESSAGE_BYTES).to_owned(),
+        class: prefix(class, MAX_NAME_BYTES).to_owned(),
+        bases: bases
+            .split('\n')
+            .filter(|base| !base.is_empty())
+            .take(MAX_BASES)
+            .map(|base| prefix(base, MAX_NAME_BYTES).to_owned())
+            .collect(),
+        message: prefix(message, MAX_MESSAGE_BYTES).to_owned(),
     })
-}
-
-fn cut(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
 }
 
 fn parse<T: DeserializeOwned>(phase: Phase, payload: &[u8]) -> Result<T, Fault> {
@@ -589,7 +578,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn fault(phase: Phase, kind: FaultKind, message: impl ToString) -> Fault {
-    Fault { phase, kind, message: message.to_string() }
+    let message = prefix(&message.to_string(), MAX_MESSAGE_BYTES).to_owned();
+    Fault { phase, kind, message }
 }
 
 fn protocol_fault(phase: Phase, message: &str) -> Fault {

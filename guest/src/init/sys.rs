@@ -42,8 +42,7 @@ pub fn move_up(fd: OwnedFd, lowest: RawFd) -> io::Result<OwnedFd> {
 pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         // SAFETY: the buffer is ours and as long as we say.
-        let count =
-            unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        let count = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
         if count >= 0 {
             return Ok(count as usize);
         }
@@ -72,9 +71,8 @@ pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 /// Waits until one of the descriptors is ready, at most `timeout` (`None`: for ever). The
 /// timeout is rounded up to a millisecond, so that a deadline has passed when this returns.
 pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
-    let timeout_ms = timeout.map_or(-1, |timeout| {
-        i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
-    });
+    let timeout_ms =
+        timeout.map_or(-1, |timeout| i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
     // SAFETY: the slice is valid for the count given.
     let result = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout_ms) };
     match check(result) {

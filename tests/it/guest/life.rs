@@ -14,11 +14,9 @@ async fn a_job_prints_and_exits_as_plain_python_would() {
 
 #[tokio::test]
 async fn input_is_read_and_results_come_back() {
-    let mut job = job(
-        "import json\nwith open('/input/data.json') as f: data = json.load(f)\n\
+    let mut job = job("import json\nwith open('/input/data.json') as f: data = json.load(f)\n\
          json.dump({'sum': sum(data['numbers'])}, open('/output/result.json', 'w'))\n\
-         print(open('/input/deep/a.txt').read())",
-    );
+         print(open('/input/deep/a.txt').read())");
     job.input = br#"{"numbers": [1, 2, 3]}"#.as_slice().into();
     job.files = vec![("deep/a.txt".to_owned(), "hello".into())];
     let run = run_job(Place::Init, job).await;

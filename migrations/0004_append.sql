@@ -1,0 +1,254 @@
+-- Appends a batch of items to the log: events, projection, queue, keys, dead letters and blobs of
+-- one item are written together or not at all, and one item's refusal leaves the others alone.
+--
+-- i_* arrays hold one element per item, in order; the other groups name their item by its
+-- number, counted from 1. Items that depend on each other (the same stream, key, event or dead
+-- letter) stand in different waves; waves are judged and written one after the other, everything
+-- inside a wave at once.
+--
+-- Verdicts: 0 appended, 1 duplicate, 2 version conflict, 3 lease lost, 4 idempotency key taken,
+-- 5 dead letter missing. Queue changes: 1 enqueue, 2 release, 3 remove, 4 flag cancel. Dead
+-- letter changes: 1 insert, 2 remove.
+CREATE FUNCTION append_events(
+    p_node text,
+    i_wave integer[], i_stream uuid[], i_kind smallint[], i_expected integer[],
+    i_prev_hash bytea[], i_events integer[], i_first_event uuid[], i_last_event uuid[],
+    i_head_hash bytea[], i_lease bigint[], i_tenant text[], i_key text[], i_fingerprint bytea[],
+    i_dead_letter uuid[],
+    e_item integer[], e_event_id uuid[], e_version integer[], e_type text[], e_schema smallint[],
+    e_recorded timestamptz[], e_actor text[], e_correlation text[], e_causation uuid[],
+    e_prev_hash bytea[], e_hash bytea[], e_payload text[],
+    r_item integer[], r_tenant text[], r_status text[], r_job_type text[], r_created timestamptz[],
+    r_ended timestamptz[], r_code_hash bytea[], r_input_hash bytea[], r_parent uuid[],
+    r_relationship text[], r_error_type text[], r_record text[],
+    q_item integer[], q_change smallint[], q_tenant text[], q_job_type text[],
+    q_priority smallint[], q_not_before timestamptz[], q_attempt integer[],
+    d_item integer[], d_change smallint[], d_id uuid[], d_created timestamptz[], d_tenant text[],
+    d_error_type text[], d_entry text[],
+    b_item integer[], b_hash bytea[], b_bytes bytea[]
+)
+RETURNS TABLE (
+    o_item integer, o_verdict smallint, o_first_position bigint, o_last_position bigint,
+    o_version integer, o_head_hash bytea, o_lease bigint, o_execution_id uuid,
+    o_fingerprint bytea
+)
+LANGUAGE plpgsql
+-- The plans must not depend on what the tables held when a connection was young: everything
+-- here is a handful of index look-ups, whatever the statistics say.
+SET jit = off
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET enable_bitmapscan = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_base     bigint;
+    v_wave     integer;
+    v_verdict  smallint[];
+    v_ok       boolean[];
+    v_first    bigint[];
+    v_last     bigint[];
+    v_version  integer[];
+    v_hash     bytea[];
+    v_held     bigint[];
+    v_other    uuid[];
+    v_print    bytea[];
+    v_missing  bigint;
+    v_queue    boolean := false;
+    v_ended    boolean := false;
+    v_cancel   boolean := false;
+    v_flag     boolean;
+BEGIN
+    -- Held until the commit is visible, so that positions become visible in their order. The
+    -- statements below take their snapshots after it.
+    PERFORM pg_advisory_xact_lock(8386102107227058023);
+
+    FOR v_wave IN 0..(SELECT max(w) FROM unnest(i_wave) AS w) LOOP
+        SELECT coalesce(max(e.position), 0) INTO v_base FROM events e;
+
+        SELECT array_agg(p.verdict ORDER BY p.n),
+               array_agg(coalesce(p.verdict = 0, false) ORDER BY p.n),
+               array_agg(CASE WHEN p.verdict = 0 THEN p.last_new - p.events + 1
+                              WHEN p.verdict = 1 THEN p.first_position END ORDER BY p.n),
+               array_agg(CASE WHEN p.verdict = 0 THEN p.last_new
+                              WHEN p.verdict = 1 THEN p.last_position END ORDER BY p.n),
+               array_agg(CASE WHEN p.verdict = 0 THEN p.expected + p.events
+                              WHEN p.verdict = 1 THEN p.last_version
+                              ELSE p.version END ORDER BY p.n),
+               array_agg(CASE WHEN p.verdict = 1 THEN p.last_hash END ORDER BY p.n),
+               array_agg(p.held ORDER BY p.n),
+               array_agg(p.other ORDER BY p.n),
+               array_agg(p.fingerprint ORDER BY p.n)
+          INTO v_verdict, v_ok, v_first, v_last, v_version, v_hash, v_held, v_other, v_print
+          FROM (SELECT j.*, v_base + sum(CASE WHEN j.verdict = 0 THEN j.events ELSE 0 END)
+                                     OVER (ORDER BY j.n ROWS UNBOUNDED PRECEDING) AS last_new
+                  FROM (SELECT i.n, i.events, i.expected,
+                               f.position AS first_position, l.position AS last_position,
+                               l.version AS last_version, l.hash AS last_hash,
+                               coalesce(h.version, 0) AS version, q.lease AS held,
+                               k.execution_id AS other, k.fingerprint,
+                               CASE WHEN i.wave <> v_wave THEN NULL
+                                    WHEN l.position IS NOT NULL AND f.stream_id = i.stream
+                                     AND l.stream_id = i.stream THEN 1
+                                    WHEN k.execution_id IS NOT NULL THEN 4
+                                    WHEN i.lease IS NOT NULL AND q.lease IS DISTINCT FROM i.lease
+                                        THEN 3
+                                    WHEN i.dead_letter IS NOT NULL AND d.id IS NULL THEN 5
+                                    WHEN coalesce(h.version, 0) <> i.expected
+                                      OR h.hash IS DISTINCT FROM i.prev_hash THEN 2
+                                    ELSE 0 END::smallint AS verdict
+                          FROM unnest(i_wave, i_stream, i_expected, i_prev_hash, i_events,
+                                      i_first_event, i_last_event, i_lease, i_tenant, i_key,
+                                      i_dead_letter) WITH ORDINALITY
+                                   AS i (wave, stream, expected, prev_hash, events, first_event,
+                                         last_event, lease, tenant, key, dead_letter, n)
+                          LEFT JOIN events f ON f.event_id = i.first_event AND i.wave = v_wave
+                          LEFT JOIN events l ON l.event_id = i.last_event
+                                            AND f.position IS NOT NULL
+                          LEFT JOIN LATERAL (SELECT e.version, e.hash FROM events e
+                                              WHERE e.stream_id = i.stream AND i.wave = v_wave
+                                              ORDER BY e.version DESC LIMIT 1) h ON true
+                          LEFT JOIN queue q ON i.lease IS NOT NULL AND q.execution_id = i.stream
+                                           AND i.wave = v_wave
+                          LEFT JOIN idempotency_keys k ON k.tenant = i.tenant AND k.key = i.key
+                                                      AND i.wave = v_wave
+                          LEFT JOIN dead_letters d ON d.id = i.dead_letter
+                                                  AND i.wave = v_wave) j) p;
+
+        INSERT INTO events (position, event_id, stream_id, recorded_at, causation_id, version,
+                            schema_version, stream_kind, event_type, actor, correlation_id,
+                            prev_hash, hash, payload)
+        SELECT v_first[e.item] + e.version - i_expected[e.item] - 1, e.event_id,
+               i_stream[e.item], e.recorded, e.causation, e.version, e.schema, i_kind[e.item],
+               e.type, e.actor, e.correlation, e.prev_hash, e.hash, e.payload::json
+          FROM unnest(e_item, e_event_id, e_version, e_type, e_schema, e_recorded, e_actor,
+                      e_correlation, e_causation, e_prev_hash, e_hash, e_payload)
+                   AS e (item, event_id, version, type, schema, recorded, actor, correlation,
+                         causation, prev_hash, hash, payload)
+         WHERE v_ok[e.item];
+
+        IF cardinality(r_item) > 0 THEN
+            -- The row is made with the stream's first event and updated with each later one.
+            INSERT INTO executions (execution_id, parent_execution_id, created_at, tenant, job_type,
+                                    relationship, code_hash, input_hash, version, status, ended_at,
+                                    error_type, head_hash, record)
+            SELECT i_stream[r.item], r.parent, r.created, r.tenant, r.job_type, r.relationship,
+                   r.code_hash, r.input_hash, v_version[r.item], r.status, r.ended, r.error_type,
+                   i_head_hash[r.item], r.record::json
+              FROM unnest(r_item, r_tenant, r_status, r_job_type, r_created, r_ended, r_code_hash,
+                          r_input_hash, r_parent, r_relationship, r_error_type, r_record)
+                       AS r (item, tenant, status, job_type, created, ended, code_hash, input_hash,
+                             parent, relationship, error_type, record)
+             WHERE v_ok[r.item] AND i_expected[r.item] = 0;
+
+            WITH wanted AS (
+                SELECT r.* FROM unnest(r_item, r_status, r_ended, r_error_type, r_record)
+                                    AS r (item, status, ended, error_type, record)
+                 WHERE v_ok[r.item] AND i_expected[r.item] > 0
+            ), done AS (
+                UPDATE executions x
+                   SET version = v_version[r.item], status = r.status, ended_at = r.ended,
+                       error_type = r.error_type, head_hash = i_head_hash[r.item],
+                       record = r.record::json
+                  FROM wanted r WHERE x.execution_id = i_stream[r.item]
+                RETURNING 1
+            )
+            SELECT (SELECT count(*) FROM wanted) - (SELECT count(*) FROM done),
+                   EXISTS (SELECT FROM unnest(r_item, r_ended) AS r (item, ended)
+                            WHERE v_ok[r.item] AND r.ended IS NOT NULL)
+              INTO v_missing, v_flag;
+            IF v_missing <> 0 THEN
+                RAISE EXCEPTION 'executions: % rows to update are missing', v_missing
+                    USING ERRCODE = 'TK001';
+            END IF;
+            v_ended := v_ended OR v_flag;
+        END IF;
+
+        IF cardinality(q_item) > 0 THEN
+            INSERT INTO queue (execution_id, seq, attempt, priority, tenant, job_type, not_before)
+            SELECT i_stream[q.item], v_first[q.item], q.attempt, q.priority, q.tenant, q.job_type,
+                   CASE WHEN q.not_before > clock_timestamp() THEN q.not_before END
+              FROM unnest(q_item, q_change, q_tenant, q_job_type, q_priority, q_not_before,
+                          q_attempt)
+                       AS q (item, change, tenant, job_type, priority, not_before, attempt)
+             WHERE q.change = 1 AND v_ok[q.item];
+
+            WITH wanted AS (
+                SELECT q.* FROM unnest(q_item, q_change, q_not_before, q_attempt)
+                                    AS q (item, change, not_before, attempt)
+                 WHERE q.change > 1 AND v_ok[q.item]
+            ), released AS (
+                UPDATE queue t
+                   SET seq = v_first[q.item], attempt = q.attempt, lease = NULL,
+                       claimed_at = NULL, node_id = NULL,
+                       not_before = CASE WHEN q.not_before > clock_timestamp()
+                                         THEN q.not_before END
+                  FROM wanted q WHERE q.change = 2 AND t.execution_id = i_stream[q.item]
+                RETURNING 1
+            ), removed AS (
+                DELETE FROM queue t USING wanted q
+                 WHERE q.change = 3 AND t.execution_id = i_stream[q.item]
+                RETURNING 1
+            ), flagged AS (
+                UPDATE queue t SET cancel_requested = true
+                  FROM wanted q WHERE q.change = 4 AND t.execution_id = i_stream[q.item]
+                RETURNING 1
+            )
+            SELECT (SELECT count(*) FROM wanted) - (SELECT count(*) FROM released)
+                       - (SELECT count(*) FROM removed) - (SELECT count(*) FROM flagged)
+              INTO v_missing;
+            IF v_missing <> 0 THEN
+                RAISE EXCEPTION 'queue: % rows to change are missing', v_missing
+                    USING ERRCODE = 'TK001';
+            END IF;
+
+            SELECT v_queue OR coalesce(bool_or(q.change <= 2), false),
+                   v_cancel OR coalesce(bool_or(q.change = 4), false)
+              INTO v_queue, v_cancel
+              FROM unnest(q_item, q_change) AS q (item, change) WHERE v_ok[q.item];
+        END IF;
+
+        IF EXISTS (SELECT FROM unnest(i_key) AS k WHERE k IS NOT NULL) THEN
+            INSERT INTO idempotency_keys (tenant, key, execution_id, fingerprint)
+            SELECT i.tenant, i.key, i.stream, i.fingerprint
+              FROM unnest(i_tenant, i_key, i_stream, i_fingerprint) WITH ORDINALITY
+                       AS i (tenant, key, stream, fingerprint, n)
+             WHERE i.key IS NOT NULL AND v_ok[i.n];
+        END IF;
+
+        IF cardinality(d_item) > 0 THEN
+            INSERT INTO dead_letters (id, execution_id, created_at, tenant, error_type, entry)
+            SELECT d.id, i_stream[d.item], d.created, d.tenant, d.error_type, d.entry::json
+              FROM unnest(d_item, d_change, d_id, d_created, d_tenant, d_error_type, d_entry)
+                       AS d (item, change, id, created, tenant, error_type, entry)
+             WHERE d.change = 1 AND v_ok[d.item];
+
+            DELETE FROM dead_letters t USING unnest(d_item, d_change, d_id) AS d (item, change, id)
+             WHERE d.change = 2 AND v_ok[d.item] AND t.id = d.id;
+        END IF;
+
+        IF cardinality(b_item) > 0 THEN
+            INSERT INTO blobs (hash, size, bytes)
+            SELECT b.hash, octet_length(b.bytes), b.bytes
+              FROM unnest(b_item, b_hash, b_bytes) AS b (item, hash, bytes)
+             WHERE v_ok[b.item]
+                ON CONFLICT (hash) DO NOTHING;
+        END IF;
+
+        RETURN QUERY
+        SELECT r.n::integer, r.verdict, r.first_position, r.last_position, r.version, r.hash,
+               r.held, r.other, r.fingerprint
+          FROM unnest(v_verdict, v_first, v_last, v_version, v_hash, v_held, v_other, v_print)
+                   WITH ORDINALITY AS r (verdict, first_position, last_position, version, hash,
+                                         held, other, fingerprint, n)
+         WHERE r.verdict IS NOT NULL;
+    END LOOP;
+
+    IF v_queue OR v_ended OR v_cancel THEN
+        PERFORM pg_notify('tako_vm', json_build_object('node', p_node, 'queue', v_queue,
+                                                       'ended', v_ended,
+                                                       'cancel', v_cancel)::text);
+    END IF;
+END
+$$;

@@ -1,0 +1,168 @@
+//! Group commit: gathers appends of the whole node into one statement each.
+//!
+//! An append is flushed at once while no statement is under way; what arrives during one
+//! statement leaves together in the next. So a lone append waits for nobody, and under load
+//! batches grow as far as the database is slow, up to [`MAX_BATCH`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio::runtime;
+use tokio::sync::oneshot;
+
+use super::ledger;
+use super::queue::{Queue, Wake};
+use super::waiters::Waiters;
+use crate::store::{self, Outcome, QueueChange};
+
+/// Items of one statement.
+const MAX_BATCH: usize = 128;
+
+/// Items that may wait; beyond it an append is refused as overload.
+const MAX_WAITING: usize = 4096;
+
+/// Appends one item; answered when it is durable.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Outcome, ledger::Error>")]
+pub struct Append(pub store::Append);
+
+/// Answers when everything that was waiting before is durable or refused.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Flush;
+
+/// Tells whom to wake when a job entered the queue.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct WakeOnEnqueue(pub Addr<Queue>);
+
+pub struct Appender {
+    store: store::Store,
+    io: runtime::Handle,
+    waiters: Arc<Waiters>,
+    queue: Option<Addr<Queue>>,
+    waiting: VecDeque<Waiting>,
+    in_flight: bool,
+    on_empty: Vec<oneshot::Sender<()>>,
+}
+
+struct Waiting {
+    append: store::Append,
+    answer: oneshot::Sender<Result<Outcome, ledger::Error>>,
+}
+
+impl Appender {
+    pub fn new(store: store::Store, io: runtime::Handle, waiters: Arc<Waiters>) -> Self {
+        Self { store, io, waiters, queue: None, waiting: VecDeque::new(), in_flight: false, on_empty: Vec::new() }
+    }
+
+    fn flush(&mut self, context: &mut Context<Self>) {
+        if self.in_flight {
+            return;
+        }
+        if self.waiting.is_empty() {
+            self.on_empty.drain(..).for_each(|answer| drop(answer.send(())));
+            return;
+        }
+        self.in_flight = true;
+        let count = self.waiting.len().min(MAX_BATCH);
+        let (appends, told): (Vec<_>, Vec<_>) = self
+            .waiting
+            .drain(..count)
+            .map(|waiting| {
+                let told = Told::of(&waiting.append);
+                (waiting.append, (told, waiting.answer))
+            })
+            .unzip();
+        let store = self.store.clone();
+        let statement = self.io.spawn(async move { store.append_batch(appends).await });
+        let flushed = async move { statement.await }.into_actor(self).map(move |results, appender, context| {
+            appender.in_flight = false;
+            match results {
+                Ok(results) => appender.answer(told, results),
+                // The statement's task is gone: the callers' channels close, which they take for overload.
+                Err(lost) => tracing::error!(error = %lost, "an append statement was lost"),
+            }
+            appender.flush(context);
+        });
+        context.spawn(flushed);
+    }
+
+    fn answer(
+        &self,
+        told: Vec<(Told, oneshot::Sender<Result<Outcome, ledger::Error>>)>,
+        results: Vec<Result<Outcome, store::Error>>,
+    ) {
+        let mut enqueued = false;
+        for ((told, answer), result) in told.into_iter().zip(results) {
+            if let Ok(Outcome::Appended(_)) = &result {
+                enqueued |= told.enqueues;
+                if let Some(execution_id) = told.ended {
+                    self.waiters.wake(execution_id);
+                }
+            }
+            // A caller that went away has no use for the answer; the append stands.
+            let _ = answer.send(result.map_err(ledger::Error::from));
+        }
+        if enqueued && let Some(queue) = &self.queue {
+            let _ = queue.try_send(Wake);
+        }
+    }
+}
+
+/// What of an append the rest of the node is told once it is durable.
+struct Told {
+    enqueues: bool,
+    ended: Option<uuid::Uuid>,
+}
+
+impl Told {
+    fn of(append: &store::Append) -> Self {
+        Self {
+            enqueues: matches!(append.queue, QueueChange::Enqueue { .. } | QueueChange::Release { .. }),
+            ended: matches!(append.queue, QueueChange::Remove).then_some(append.stream_id),
+        }
+    }
+}
+
+impl Actor for Appender {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(MAX_WAITING);
+    }
+}
+
+impl Handler<Append> for Appender {
+    type Result = ResponseFuture<Result<Outcome, ledger::Error>>;
+
+    fn handle(&mut self, Append(append): Append, context: &mut Self::Context) -> Self::Result {
+        if self.waiting.len() >= MAX_WAITING {
+            return Box::pin(async { Err(ledger::Error::Overloaded) });
+        }
+        let (answer, answered) = oneshot::channel();
+        self.waiting.push_back(Waiting { append, answer });
+        self.flush(context);
+        Box::pin(async move { answered.await.unwrap_or(Err(ledger::Error::Overloaded)) })
+    }
+}
+
+impl Handler<Flush> for Appender {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, Flush: Flush, context: &mut Self::Context) -> Self::Result {
+        let (answer, answered) = oneshot::channel();
+        self.on_empty.push(answer);
+        self.flush(context);
+        Box::pin(async move { answered.await.unwrap_or_default() })
+    }
+}
+
+impl Handler<WakeOnEnqueue> for Appender {
+    type Result = ();
+
+    fn handle(&mut self, WakeOnEnqueue(queue): WakeOnEnqueue, _: &mut Self::Context) {
+        self.queue = Some(queue);
+    }
+}

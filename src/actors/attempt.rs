@@ -1,0 +1,416 @@
+//! One attempt at one job, from the claim to the event that ends it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::Addr;
+use bytes::Bytes;
+use tako_guest::protocol::{ArtifactLimits, FaultKind};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::builder::{Builder, Prepare, Unprepared};
+use super::ledger::{self, Enclosed, Ledger, Tracked};
+use super::live_output::LiveOutput;
+use super::observation::Observation;
+use super::replay;
+use super::slot::Stop;
+use crate::clock::Clock;
+use crate::domain::{
+    self, Claim, Command, Digest, Ending, ErrorType, Failure, JobSubmitted, Phase, Relationship,
+    ReplayVerdictRecorded, Retry, RetryPolicy, Verdict, Warmth, outcome,
+};
+use crate::engine::pool::Pool;
+use crate::engine::{self, Sandbox, SandboxSpec};
+use crate::store;
+
+/// Blobs up to this size travel with the append; larger ones are put before it.
+const SMALL_BLOB_BYTES: usize = 16 << 10;
+
+/// What every attempt of a node works with.
+#[derive(Clone)]
+pub struct Bench {
+    pub node_id: Uuid,
+    pub ledger: Ledger,
+    pub store: store::Store,
+    pub pool: Arc<Pool>,
+    pub builder: Addr<Builder>,
+    pub live: Arc<LiveOutput>,
+    pub clock: Arc<dyn Clock>,
+    pub retry: RetryPolicy,
+}
+
+/// Why an attempt went no further.
+enum Stuck {
+    /// The job is not this claimant's any more, or the node ends: nothing may be appended.
+    Gone(ledger::Error),
+    /// The attempt failed by the service's fault.
+    Failed { error: Failure, retryable: bool },
+    /// It ended before any code ran.
+    Ended(Ending),
+    /// A replay's image cannot be had.
+    ReplayRefused { reason: String },
+}
+
+impl From<ledger::Error> for Stuck {
+    fn from(error: ledger::Error) -> Self {
+        Self::Gone(error)
+    }
+}
+
+/// The bytes of a job.
+struct JobBytes {
+    code: Bytes,
+    input: Bytes,
+    files: Vec<(String, Bytes)>,
+}
+
+impl Bench {
+    /// Works a claim off. Whatever happens, the log says it: an end, a retry, or the lease's
+    /// expiry through whoever finds it.
+    pub async fn work(&self, slot: u32, claim: store::Claim, stop: Stop) {
+        let execution_id = claim.execution_id;
+        let tracked = match self.load_surely(execution_id).await {
+            Ok(Some(tracked)) => tracked,
+            Ok(None) => {
+                tracing::error!(%execution_id, "a queued job has no record");
+                return;
+            }
+            Err(error) => {
+                tracing::error!(error = %error, %execution_id, "a claimed job cannot be read");
+                return;
+            }
+        };
+        let attempt = Attempt {
+            bench: self,
+            claim: Claim { node_id: self.node_id, slot, lease: claim.lease },
+            correlation_id: tracked.record.correlation_id.clone().unwrap_or_default(),
+            began: Instant::now(),
+            stop,
+        };
+        if let Err(error) = attempt.run(tracked).await {
+            match error {
+                ledger::Error::LeaseLost | ledger::Error::Rejected(_) => {
+                    tracing::warn!(error = %error, %execution_id, lease = claim.lease, "a job went to another claimant");
+                }
+                error => tracing::error!(error = %error, %execution_id, "an attempt could not be recorded"),
+            }
+        }
+    }
+
+    async fn load_surely(&self, execution_id: Uuid) -> Result<Option<Tracked>, ledger::Error> {
+        loop {
+            match self.ledger.load(execution_id).await {
+                Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(200)).await,
+                answer => return answer,
+            }
+        }
+    }
+}
+
+struct Attempt<'a> {
+    bench: &'a Bench,
+    claim: Claim,
+    correlation_id: String,
+    began: Instant,
+    stop: Stop,
+}
+
+impl Attempt<'_> {
+    async fn run(self, mut tracked: Tracked) -> Result<Tracked, ledger::Error> {
+        let stuck = match self.start(&mut tracked).await {
+            Ok((sandbox, bytes)) => match self.execute(&tracked, sandbox, bytes).await {
+                Ok((ending, blobs)) => return self.finish(tracked, ending, blobs).await,
+                Err(stuck) => stuck,
+            },
+            Err(stuck) => stuck,
+        };
+        let lease = self.claim.lease;
+        if self.stop.release.is_cancelled() && !matches!(stuck, Stuck::Gone(_)) {
+            return self.release(tracked).await;
+        }
+        match stuck {
+            Stuck::Gone(error) => Err(error),
+            Stuck::Ended(ending) => self.finish(tracked, ending, Vec::new()).await,
+            Stuck::Failed { error, retryable } => {
+                let retry = if retryable { self.retry_time(&tracked) } else { Retry::Never };
+                self.commit(tracked, vec![Command::FailAttempt { lease, error, retry }]).await
+            }
+            Stuck::ReplayRefused { reason } => {
+                let error = failure(ErrorType::ConfigError, Phase::Startup, &reason);
+                let mut commands =
+                    vec![Command::Finish { lease, ending: Box::new(Ending::Failed { error, observed: None }) }];
+                if let Some(parent) = &tracked.record.submitted.parent {
+                    let verdict = Verdict::Refused { reason };
+                    commands.push(Command::RecordReplayVerdict(ReplayVerdictRecorded {
+                        original_id: parent.execution_id,
+                        verdict,
+                    }));
+                }
+                self.commit(tracked, commands).await
+            }
+        }
+    }
+
+    /// From the claim to a sandbox in which the code may run, all of it in the log.
+    async fn start(&self, tracked: &mut Tracked) -> Result<(Box<dyn Sandbox>, JobBytes), Stuck> {
+        let dequeue = Command::Dequeue { claim: self.claim.clone() };
+        let prepared = self.prepare(&tracked.record.submitted).await;
+        let warm = prepared.as_ref().ok().and_then(|spec| self.bench.pool.take(spec));
+        if let (Ok(spec), Some(sandbox)) = (&prepared, &warm) {
+            // The sandbox is there, so both facts are true at once and cost one append.
+            let start = self.start_command(spec, sandbox.as_ref(), Warmth::Warm);
+            *tracked = self.commit(tracked.clone(), vec![dequeue, start]).await?;
+        } else {
+            *tracked = self.commit(tracked.clone(), vec![dequeue]).await?;
+        }
+        let spec = prepared?;
+        let bytes = self.bytes(&tracked.record.submitted).await?;
+        if self.is_cancelled(tracked) {
+            if let Some(sandbox) = warm {
+                sandbox.destroy().await;
+            }
+            return Err(Stuck::Ended(cancelled()));
+        }
+        if let Some(sandbox) = warm {
+            return Ok((sandbox, bytes));
+        }
+        let sandbox = tokio::select! {
+            started = self.bench.pool.start(&spec) => started.map_err(|error| self.stuck(error, &spec))?,
+            () = self.stop.cancel.cancelled() => return Err(Stuck::Ended(cancelled())),
+            () = self.stop.release.cancelled() => return Err(Stuck::Ended(cancelled())),
+        };
+        let start = self.start_command(&spec, sandbox.as_ref(), Warmth::Cold);
+        match self.commit(tracked.clone(), vec![start]).await {
+            Ok(started) => *tracked = started,
+            Err(error) => {
+                sandbox.destroy().await;
+                return Err(error.into());
+            }
+        }
+        if self.is_cancelled(tracked) {
+            sandbox.destroy().await;
+            return Err(Stuck::Ended(cancelled()));
+        }
+        Ok((sandbox, bytes))
+    }
+
+    async fn execute(
+        &self,
+        tracked: &Tracked,
+        sandbox: Box<dyn Sandbox>,
+        bytes: JobBytes,
+    ) -> Result<(Ending, Vec<store::Blob>), Stuck> {
+        let submitted = &tracked.record.submitted;
+        let limits = &submitted.limits;
+        let job = engine::Job {
+            code: bytes.code,
+            input: bytes.input,
+            files: bytes.files,
+            execution_timeout: Duration::from_millis(limits.timeout_ms),
+            stdout_limit_bytes: limits.stdout_bytes,
+            stderr_limit_bytes: limits.stderr_bytes,
+            artifacts: ArtifactLimits {
+                max_count: limits.artifact_count,
+                max_file_bytes: limits.artifact_bytes,
+                max_total_bytes: limits.artifacts_total_bytes,
+            },
+        };
+        let startup = self.began.elapsed();
+        let writer = self.bench.live.open(tracked.record.execution_id);
+        let (chunks, mut incoming) = mpsc::channel(256);
+        let end = self.stop.cancel.child_token();
+        let watch = async {
+            loop {
+                tokio::select! {
+                    chunk = incoming.recv() => match chunk {
+                        Some(chunk) => writer.push(chunk),
+                        None => break,
+                    },
+                    () = self.stop.release.cancelled(), if !end.is_cancelled() => end.cancel(),
+                }
+            }
+        };
+        let (ran, ()) = tokio::join!(sandbox.run(job, chunks, end.clone()), watch);
+        if self.stop.release.is_cancelled() {
+            return Err(Stuck::Ended(cancelled()));
+        }
+        let spec = self.bench.pool.labels();
+        let ran = ran.map_err(|error| self.stuck_running(error, submitted, spec.node_id.as_str()))?;
+        let Observation { observed, blobs } = Observation::of(&ran, startup, self.began.elapsed());
+        let ending = outcome::classify(outcome::Facts {
+            end: ran.report.end,
+            exception: ran.report.exception,
+            execution_timeout_ms: limits.timeout_ms,
+            memory_limit_bytes: limits.memory_bytes,
+            observed,
+        });
+        Ok((ending, blobs))
+    }
+
+    /// Makes the end durable: large blobs first, then the event with the small ones.
+    async fn finish(
+        &self,
+        tracked: Tracked,
+        ending: Ending,
+        blobs: Vec<store::Blob>,
+    ) -> Result<Tracked, ledger::Error> {
+        let (large, small): (Vec<_>, Vec<_>) =
+            blobs.into_iter().partition(|blob| blob.bytes().len() > SMALL_BLOB_BYTES);
+        let mut delay = Duration::from_millis(100);
+        while let Err(error) = self.bench.store.put_blobs(&large).await {
+            if !error.is_transient() {
+                return Err(error.into());
+            }
+            tracing::warn!(error = %error, execution_id = %tracked.record.execution_id, "output waits for the database");
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(Duration::from_secs(2));
+        }
+        let lease = self.claim.lease;
+        let mut commands = vec![Command::Finish { lease, ending: Box::new(ending.clone()) }];
+        if let Some(parent) = &tracked.record.submitted.parent
+            && parent.relationship == Relationship::Replay
+            && let Some(original) = self.bench.load_surely(parent.execution_id).await?
+        {
+            let verdict = replay::compare(&original.record, &ending);
+            commands.push(Command::RecordReplayVerdict(ReplayVerdictRecorded {
+                original_id: parent.execution_id,
+                verdict,
+            }));
+        }
+        let enclosed = Enclosed { lease: Some(lease), blobs: small };
+        self.bench.ledger.commit_surely(tracked, commands, &self.correlation_id, enclosed).await
+    }
+
+    async fn release(&self, tracked: Tracked) -> Result<Tracked, ledger::Error> {
+        let command = Command::ExpireLease { lease: self.claim.lease, cause: "its node stopped".to_owned() };
+        self.commit(tracked, vec![command]).await
+    }
+
+    async fn commit(&self, tracked: Tracked, commands: Vec<Command>) -> Result<Tracked, ledger::Error> {
+        let enclosed = Enclosed { lease: Some(self.claim.lease), blobs: Vec::new() };
+        self.bench.ledger.commit_surely(tracked, commands, &self.correlation_id, enclosed).await
+    }
+
+    async fn prepare(&self, submitted: &JobSubmitted) -> Result<SandboxSpec, Stuck> {
+        let answer = self.bench.builder.send(Prepare { submitted: Box::new(submitted.clone()) }).await;
+        match answer {
+            Ok(Ok(spec)) => Ok(spec),
+            Ok(Err(Unprepared::PinnedImageGone { reason })) => Err(Stuck::ReplayRefused { reason }),
+            Ok(Err(Unprepared::Failed { error, retryable })) => Err(Stuck::Failed { error, retryable }),
+            Err(closed) => Err(Stuck::Failed {
+                error: failure(ErrorType::InternalError, Phase::Startup, &closed.to_string()),
+                retryable: true,
+            }),
+        }
+    }
+
+    async fn bytes(&self, submitted: &JobSubmitted) -> Result<JobBytes, Stuck> {
+        let hashes: Vec<Digest> =
+            [submitted.code, submitted.input].into_iter().chain(submitted.files.iter().map(|file| file.hash)).collect();
+        let mut blobs = loop {
+            match self.bench.store.blobs(&hashes).await {
+                Ok(blobs) => break blobs,
+                Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(200)).await,
+                Err(error) => return Err(Stuck::Gone(error.into())),
+            }
+        };
+        let mut take = |hash: &Digest, what: &str| {
+            blobs.get(hash).cloned().ok_or_else(|| Stuck::Failed {
+                error: failure(ErrorType::InternalError, Phase::Startup, &format!("{what} of the job is not kept any more")),
+                retryable: false,
+            })
+        };
+        Ok(JobBytes {
+            code: take(&submitted.code, "the code")?,
+            input: take(&submitted.input, "the input")?,
+            files: submitted
+                .files
+                .iter()
+                .map(|file| Ok((file.name.clone(), take(&file.hash, "a file")?)))
+                .collect::<Result<_, Stuck>>()?,
+        })
+    }
+
+    fn start_command(&self, spec: &SandboxSpec, sandbox: &dyn Sandbox, warmth: Warmth) -> Command {
+        let engine = self.bench.pool.engine();
+        Command::Start {
+            lease: self.claim.lease,
+            sandbox: domain::Sandbox {
+                id: sandbox.id().to_owned(),
+                engine: engine.kind().as_str().to_owned(),
+                runtime: engine.runtime().to_owned(),
+                image: spec.image.reference.clone(),
+                image_digest: spec.image.digest.clone(),
+                warmth,
+                startup_ms: sandbox.startup().as_millis() as u64,
+            },
+        }
+    }
+
+    fn is_cancelled(&self, tracked: &Tracked) -> bool {
+        tracked.record.cancel_requested.is_some() || self.stop.cancel.is_cancelled()
+    }
+
+    fn retry_time(&self, tracked: &Tracked) -> Retry {
+        let delay = self.bench.retry.delay(tracked.record.attempt, rand::random(), None);
+        Retry::At { not_before: self.bench.clock.now() + delay, delay_ms: delay.as_millis() as u64 }
+    }
+
+    /// What an engine's error means before the code ran.
+    fn stuck(&self, error: engine::Error, spec: &SandboxSpec) -> Stuck {
+        match error {
+            engine::Error::Startup(fault) if fault.kind == FaultKind::StartupTimeout => Stuck::Ended(Ending::TimedOut {
+                phase: Phase::Startup,
+                limit_ms: spec.startup_timeout.as_millis() as u64,
+                observed: None,
+            }),
+            engine::Error::Startup(fault) if fault.kind == FaultKind::StartupFailed && !spec.preload.is_empty() => {
+                Stuck::Failed {
+                    error: failure(ErrorType::DependencyError, Phase::Startup, &fault.message),
+                    retryable: false,
+                }
+            }
+            error => infrastructure(&error, Phase::Startup),
+        }
+    }
+
+    /// What an engine's error means once the code ran.
+    fn stuck_running(&self, error: engine::Error, submitted: &JobSubmitted, _node: &str) -> Stuck {
+        match error {
+            engine::Error::Lost { oom_killed: true, .. } => Stuck::Ended(Ending::OutOfMemory {
+                limit_bytes: submitted.limits.memory_bytes,
+                peak_bytes: submitted.limits.memory_bytes,
+                observed: None,
+            }),
+            engine::Error::Unresponsive(_) => Stuck::Ended(Ending::TimedOut {
+                phase: Phase::Execution,
+                limit_ms: submitted.limits.timeout_ms,
+                observed: None,
+            }),
+            error => infrastructure(&error, Phase::Execution),
+        }
+    }
+}
+
+fn cancelled() -> Ending {
+    Ending::Cancelled { by: String::new(), reason: None, observed: None }
+}
+
+fn infrastructure(error: &engine::Error, phase: Phase) -> Stuck {
+    let error_type = match error {
+        engine::Error::Unavailable { engine: "docker", .. } | engine::Error::Image { .. } => ErrorType::DockerError,
+        engine::Error::Unavailable { .. } => ErrorType::ServiceUnavailable,
+        engine::Error::Startup(_)
+        | engine::Error::Guest(_)
+        | engine::Error::Lost { .. }
+        | engine::Error::Unresponsive(_)
+        | engine::Error::System { .. } => ErrorType::InternalError,
+    };
+    tracing::warn!(error = %error, "an attempt failed by the service's fault");
+    Stuck::Failed { error: failure(error_type, phase, &error.to_string()), retryable: true }
+}
+
+fn failure(error_type: ErrorType, phase: Phase, message: &str) -> Failure {
+    Failure { error_type, message: domain::scrub(message), phase, exception: None }
+}

@@ -1,0 +1,482 @@
+//! The front door: every wish of a client that changes something passes here.
+//!
+//! The actor bounds how many wishes are under way; each runs as a task on the I/O runtime and
+//! answers through its message's response.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use tokio::runtime;
+use uuid::Uuid;
+
+use super::job_types::{JobTypes, NoSuchJobType};
+use super::ledger::{self, Ledger};
+use super::queue::{CancelHere, Queue};
+use super::submission::{FieldFault, Origin, Submission};
+use crate::config::Config;
+use crate::domain::{
+    Command, Digest, Idempotency, InputFile, JobSubmitted, Parent, PinnedImage, Rejection, Relationship,
+    ReplayVerdictRecorded, Status, Verdict, canonical_json_digest,
+};
+use crate::store;
+
+/// Submits one job.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Accepted, Refusal>")]
+pub struct Submit {
+    pub origin: Origin,
+    pub submission: Submission,
+}
+
+/// Submits many jobs; each succeeds or is refused by itself, answered in order.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<Result<Accepted, Refusal>>")]
+pub struct SubmitBatch {
+    pub origin: Origin,
+    pub submissions: Vec<Submission>,
+}
+
+/// Makes a new execution out of one of the tenant's own.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Accepted, Refusal>")]
+pub struct Repeat {
+    pub origin: Origin,
+    pub execution_id: Uuid,
+    pub how: How,
+}
+
+/// How the new execution follows from the old one.
+#[derive(Debug, Clone)]
+pub enum How {
+    /// The same code, input, job type and limits, on what the job type is now.
+    Rerun,
+    /// Other code, the same input.
+    Fork { code: String },
+    /// A dead letter tried again.
+    Requeue,
+    /// Everything as it was, image included. The ended replay carries a verdict.
+    Replay,
+}
+
+/// Asks for the end of a job.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Status, Refusal>")]
+pub struct Cancel {
+    pub origin: Origin,
+    pub execution_id: Uuid,
+    pub reason: Option<String>,
+}
+
+/// The job is in the log and in the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    pub execution_id: Uuid,
+    pub status: Status,
+    pub created_at: DateTime<Utc>,
+    /// An earlier submission with the same idempotency key and payload made it.
+    pub repeated: bool,
+}
+
+/// Why a wish was not granted. Nothing was changed, unless it says otherwise.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refusal {
+    #[error("{}", faults.iter().map(|fault| format!("{} {}", fault.field, fault.message)).collect::<Vec<_>>().join("; "))]
+    Invalid { faults: Vec<FieldFault> },
+    #[error(transparent)]
+    JobType(#[from] NoSuchJobType),
+    #[error("idempotency key {key:?} was used for another payload by execution {existing}")]
+    IdempotencyConflict { key: String, existing: Uuid },
+    #[error("execution {0} does not exist")]
+    NotFound(Uuid),
+    #[error("execution {execution_id} has already ended: {status}")]
+    AlreadyEnded { execution_id: Uuid, status: Status },
+    #[error("execution {0} has not ended yet; wait for its result first")]
+    NotEnded(Uuid),
+    #[error("execution {0} is not waiting in the dead letter queue")]
+    NotADeadLetter(Uuid),
+    /// The code or input of the original is no longer kept.
+    #[error("execution {execution_id} cannot be run again: {reason}")]
+    NotRepeatable { execution_id: Uuid, reason: String },
+    #[error("the queue holds {waiting} jobs, as many as it may; try again later")]
+    QueueFull { waiting: u64, retry_after: Duration },
+    /// The database does not answer, or too much is under way.
+    #[error("the service is busy or its database does not answer; try again later")]
+    Unavailable { retry_after: Duration },
+    /// A defect; the log has the details under the correlation id.
+    #[error("internal error")]
+    Internal,
+}
+
+impl Refusal {
+    pub(super) fn unavailable() -> Self {
+        Self::Unavailable { retry_after: Duration::from_secs(2) }
+    }
+
+    fn of(error: ledger::Error, execution_id: Uuid) -> Self {
+        match error {
+            ledger::Error::Rejected(rejection) => match rejection {
+                Rejection::Unknown => Self::NotFound(execution_id),
+                Rejection::AlreadyEnded(status) => Self::AlreadyEnded { execution_id, status },
+                Rejection::NotEnded => Self::NotEnded(execution_id),
+                Rejection::NotADeadLetter => Self::NotADeadLetter(execution_id),
+                Rejection::AlreadyExists | Rejection::LeaseLost { .. } | Rejection::NotQueued => Self::internal(&rejection),
+            },
+            ledger::Error::Overloaded | ledger::Error::Stopped => Self::unavailable(),
+            ledger::Error::Store(error) => Self::from(error),
+            ledger::Error::IdempotencyTaken { .. } | ledger::Error::LeaseLost | ledger::Error::Corrupt(_) => {
+                Self::internal(&error)
+            }
+        }
+    }
+
+    fn internal(error: &dyn std::error::Error) -> Self {
+        tracing::error!(error, "a client's wish failed for a reason that is no client's");
+        Self::Internal
+    }
+}
+
+impl From<store::Error> for Refusal {
+    fn from(error: store::Error) -> Self {
+        if error.is_transient() {
+            tracing::warn!(error = %error, "the database did not answer a client's wish");
+            return Self::unavailable();
+        }
+        Self::internal(&error)
+    }
+}
+
+/// What the intake works with.
+#[derive(Clone)]
+pub struct Doors {
+    pub config: Arc<Config>,
+    pub job_types: Arc<JobTypes>,
+    pub ledger: Ledger,
+    pub store: store::Store,
+}
+
+pub struct Intake {
+    doors: Doors,
+    queue: Addr<Queue>,
+    io: runtime::Handle,
+    /// Jobs in the queue as last counted, with those accepted since.
+    waiting: Arc<AtomicU64>,
+}
+
+impl Intake {
+    pub fn new(doors: Doors, queue: Addr<Queue>, io: runtime::Handle) -> Self {
+        Self { doors, queue, io, waiting: Arc::default() }
+    }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+    ) -> ResponseFuture<Result<T, Refusal>> {
+        let task = self.io.spawn(task);
+        Box::pin(async move {
+            match task.await {
+                Ok(answer) => answer,
+                Err(lost) => Err(Refusal::internal(&lost)),
+            }
+        })
+    }
+
+    fn refuse_when_full(&self, more: u64) -> Result<(), Refusal> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting + more > u64::from(self.doors.config.max_queue_size) {
+            return Err(Refusal::QueueFull { waiting, retry_after: Duration::from_secs(5) });
+        }
+        self.waiting.fetch_add(more, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Actor for Intake {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(1024);
+        context.run_interval(Duration::from_secs(1), |intake, _| {
+            let (store, waiting) = (intake.doors.store.clone(), Arc::clone(&intake.waiting));
+            intake.io.spawn(async move {
+                if let Ok(stats) = store.queue_stats().await {
+                    waiting.store(stats.pending, Ordering::Relaxed);
+                }
+            });
+        });
+    }
+}
+
+impl Handler<Submit> for Intake {
+    type Result = ResponseFuture<Result<Accepted, Refusal>>;
+
+    fn handle(&mut self, Submit { origin, submission }: Submit, _: &mut Self::Context) -> Self::Result {
+        if let Err(full) = self.refuse_when_full(1) {
+            return Box::pin(async { Err(full) });
+        }
+        let doors = self.doors.clone();
+        self.answer(async move { doors.submit(origin, submission, None, None).await })
+    }
+}
+
+impl Handler<SubmitBatch> for Intake {
+    type Result = ResponseFuture<Vec<Result<Accepted, Refusal>>>;
+
+    fn handle(&mut self, SubmitBatch { origin, submissions }: SubmitBatch, _: &mut Self::Context) -> Self::Result {
+        if let Err(full) = self.refuse_when_full(submissions.len() as u64) {
+            return Box::pin(async move { submissions.iter().map(|_| Err(full.clone())).collect() });
+        }
+        let answers: Vec<_> = submissions
+            .into_iter()
+            .map(|submission| {
+                let (doors, origin) = (self.doors.clone(), origin.clone());
+                self.answer(async move { doors.submit(origin, submission, None, None).await })
+            })
+            .collect();
+        Box::pin(futures::future::join_all(answers))
+    }
+}
+
+impl Handler<Repeat> for Intake {
+    type Result = ResponseFuture<Result<Accepted, Refusal>>;
+
+    fn handle(&mut self, Repeat { origin, execution_id, how }: Repeat, _: &mut Self::Context) -> Self::Result {
+        if let Err(full) = self.refuse_when_full(1) {
+            return Box::pin(async { Err(full) });
+        }
+        let doors = self.doors.clone();
+        self.answer(async move { doors.repeat(origin, execution_id, how).await })
+    }
+}
+
+impl Handler<Cancel> for Intake {
+    type Result = ResponseFuture<Result<Status, Refusal>>;
+
+    fn handle(&mut self, Cancel { origin, execution_id, reason }: Cancel, _: &mut Self::Context) -> Self::Result {
+        let (doors, queue) = (self.doors.clone(), self.queue.clone());
+        self.answer(async move {
+            let tracked = doors.find(&origin.tenant, execution_id).await?;
+            let command = Command::RequestCancel { by: origin.by.clone(), reason };
+            let tracked = doors
+                .ledger
+                .commit(tracked, vec![command], &origin.correlation_id)
+                .await
+                .map_err(|error| Refusal::of(error, execution_id))?;
+            if !tracked.record.is_ended() {
+                // Another node's slot learns it from the queue row; this only saves the detour.
+                let _ = queue.try_send(CancelHere { execution_id });
+            }
+            Ok(tracked.record.status())
+        })
+    }
+}
+
+impl Doors {
+    async fn find(&self, tenant: &str, execution_id: Uuid) -> Result<ledger::Tracked, Refusal> {
+        match self.ledger.load(execution_id).await {
+            Ok(Some(tracked)) if tracked.record.submitted.tenant == tenant => Ok(tracked),
+            Ok(_) => Err(Refusal::NotFound(execution_id)),
+            Err(error) => Err(Refusal::of(error, execution_id)),
+        }
+    }
+
+    async fn submit(
+        &self,
+        origin: Origin,
+        submission: Submission,
+        parent: Option<Parent>,
+        pinned_image: Option<PinnedImage>,
+    ) -> Result<Accepted, Refusal> {
+        let faults = submission.faults(&self.config);
+        if !faults.is_empty() {
+            return Err(Refusal::Invalid { faults });
+        }
+        let (job_type, version) = self.job_types.resolve(&submission.job_type)?;
+        let idempotency = submission
+            .idempotency_key
+            .clone()
+            .map(|key| Idempotency { key, fingerprint: submission.fingerprint() });
+        let limits = self.job_types.limits(job_type, submission.timeout, submission.startup_timeout);
+        let blobs = Blobs::of(&submission);
+        let submitted = JobSubmitted {
+            tenant: origin.tenant.clone(),
+            job_type: job_type.name.clone(),
+            job_version: version,
+            code: Digest::of(submission.code.as_bytes()),
+            input: Digest::of(submission.input.text().as_bytes()),
+            input_canonical: submission.input.canonical_digest(),
+            params: canonical_json_digest(&json!({
+                "job_type": job_type.name,
+                "limits": limits,
+                "requirements": submission.requirements,
+            })),
+            input_artifacts: blobs.files_digest(),
+            files: blobs.files.clone(),
+            requirements: submission.requirements,
+            limits,
+            priority: submission.priority,
+            not_before: submission.not_before,
+            max_attempts: submission.max_attempts.unwrap_or_else(|| self.job_types.max_attempts(job_type)),
+            idempotency,
+            client_ip: origin.client_ip.clone(),
+            parent,
+            pinned_image,
+            tags: submission.tags,
+            callback_url: submission.callback_url,
+        };
+        self.enter(submitted, blobs.blobs, &origin.correlation_id).await
+    }
+
+    async fn enter(
+        &self,
+        submitted: JobSubmitted,
+        blobs: Vec<store::Blob>,
+        correlation_id: &str,
+    ) -> Result<Accepted, Refusal> {
+        let execution_id = Uuid::now_v7();
+        let idempotency = submitted.idempotency.clone();
+        match self.ledger.create(execution_id, submitted, blobs, correlation_id).await {
+            Ok(tracked) => Ok(Accepted {
+                execution_id,
+                status: tracked.record.status(),
+                created_at: tracked.record.created_at,
+                repeated: false,
+            }),
+            Err(ledger::Error::IdempotencyTaken { execution_id: existing, fingerprint }) => {
+                let (key, ours) = match idempotency {
+                    Some(ours) => (ours.key, ours.fingerprint),
+                    None => return Err(Refusal::Internal),
+                };
+                if fingerprint != ours {
+                    return Err(Refusal::IdempotencyConflict { key, existing });
+                }
+                let first = self.ledger.load(existing).await.map_err(|error| Refusal::of(error, existing))?;
+                let Some(first) = first else { return Err(Refusal::NotFound(existing)) };
+                Ok(Accepted {
+                    execution_id: existing,
+                    status: first.record.status(),
+                    created_at: first.record.created_at,
+                    repeated: true,
+                })
+            }
+            Err(error) => Err(Refusal::of(error, execution_id)),
+        }
+    }
+
+    async fn repeat(&self, origin: Origin, execution_id: Uuid, how: How) -> Result<Accepted, Refusal> {
+        let original = self.find(&origin.tenant, execution_id).await?;
+        if matches!(how, How::Replay) {
+            return self.replay(origin, original).await;
+        }
+        let mut submitted = original.record.submitted.clone();
+        let (_, version) = self.job_types.resolve(&submitted.job_type)?;
+        submitted.job_version = version;
+        submitted.client_ip = origin.client_ip.clone();
+        submitted.idempotency = None;
+        submitted.not_before = None;
+        submitted.pinned_image = None;
+        let mut blobs = Vec::new();
+        let relationship = match how {
+            How::Rerun => Relationship::Rerun,
+            How::Requeue => Relationship::Requeue,
+            How::Replay => Relationship::Replay,
+            How::Fork { code } => {
+                let faults = Submission::of_code(code.as_str()).faults(&self.config);
+                if !faults.is_empty() {
+                    return Err(Refusal::Invalid { faults });
+                }
+                submitted.code = Digest::of(code.as_bytes());
+                blobs.push(store::Blob { hash: submitted.code, bytes: Bytes::from(code) });
+                Relationship::Fork
+            }
+        };
+        submitted.parent = Some(Parent { execution_id, relationship });
+        if let Some(reason) = self.missing(&submitted, &blobs).await? {
+            return Err(Refusal::NotRepeatable { execution_id, reason });
+        }
+        self.enter(submitted, blobs, &origin.correlation_id).await
+    }
+
+    /// A replay is the original's submission with its image pinned. One that cannot be is
+    /// still told: the refusal stands in the original's stream.
+    async fn replay(&self, origin: Origin, original: ledger::Tracked) -> Result<Accepted, Refusal> {
+        let execution_id = original.record.execution_id;
+        if !original.record.is_ended() {
+            return Err(Refusal::NotEnded(execution_id));
+        }
+        let mut submitted = original.record.submitted.clone();
+        let reason = match original.record.sandbox() {
+            None => Some("no code ran, so there is nothing to compare with".to_owned()),
+            Some(_) => self.missing(&submitted, &[]).await?,
+        };
+        if let Some(reason) = reason {
+            let verdict = Verdict::Refused { reason: reason.clone() };
+            let command = Command::RecordReplayVerdict(ReplayVerdictRecorded { original_id: execution_id, verdict });
+            self.ledger
+                .commit(original, vec![command], &origin.correlation_id)
+                .await
+                .map_err(|error| Refusal::of(error, execution_id))?;
+            return Err(Refusal::NotRepeatable { execution_id, reason });
+        }
+        submitted.pinned_image = original.record.sandbox().map(|sandbox| PinnedImage {
+            engine: sandbox.engine.clone(),
+            reference: sandbox.image.clone(),
+            digest: sandbox.image_digest.clone(),
+        });
+        submitted.client_ip = origin.client_ip.clone();
+        submitted.idempotency = None;
+        submitted.not_before = None;
+        submitted.parent = Some(Parent { execution_id, relationship: Relationship::Replay });
+        self.enter(submitted, Vec::new(), &origin.correlation_id).await
+    }
+
+    /// Which of the job's own bytes are no longer kept, as a sentence.
+    async fn missing(&self, submitted: &JobSubmitted, brought: &[store::Blob]) -> Result<Option<String>, Refusal> {
+        let wanted: Vec<_> = std::iter::once(("its code".to_owned(), submitted.code))
+            .chain(std::iter::once(("its input".to_owned(), submitted.input)))
+            .chain(submitted.files.iter().map(|file| (format!("its file {:?}", file.name), file.hash)))
+            .filter(|(_, hash)| brought.iter().all(|blob| blob.hash != *hash))
+            .collect();
+        let hashes: Vec<_> = wanted.iter().map(|(_, hash)| *hash).collect();
+        let missing = self.store.missing_blobs(&hashes).await?;
+        Ok(wanted
+            .into_iter()
+            .find(|(_, hash)| missing.contains(hash))
+            .map(|(what, hash)| format!("{what} (sha256 {hash}) is no longer kept")))
+    }
+}
+
+/// The bytes that a submission brings.
+struct Blobs {
+    blobs: Vec<store::Blob>,
+    files: Vec<InputFile>,
+}
+
+impl Blobs {
+    fn of(submission: &Submission) -> Self {
+        let mut blobs = vec![
+            store::Blob::new(Bytes::copy_from_slice(submission.code.as_bytes())),
+            store::Blob::new(Bytes::copy_from_slice(submission.input.text().as_bytes())),
+        ];
+        let mut files = Vec::new();
+        for (name, bytes) in &submission.files {
+            let blob = store::Blob::new(bytes.clone());
+            files.push(InputFile { name: name.clone(), hash: blob.hash, bytes: bytes.len() as u64 });
+            blobs.push(blob);
+        }
+        Self { blobs, files }
+    }
+
+    fn files_digest(&self) -> Option<Digest> {
+        if self.files.is_empty() {
+            return None;
+        }
+        let by_name: std::collections::BTreeMap<_, _> =
+            self.files.iter().map(|file| (file.name.as_str(), file.hash)).collect();
+        Some(canonical_json_digest(&json!(by_name)))
+    }
+}

@@ -1,0 +1,307 @@
+//! From a wish to events in the log: load, decide, fold, append, and again when somebody else
+//! was faster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Addr;
+use uuid::Uuid;
+
+use super::appender::{Append, Appender};
+use crate::clock::Clock;
+use crate::domain::{
+    Command, Digest, Envelope, Event, ExecutionRecord, JobState, JobSubmitted, NotFoldable, Rejection, decide,
+};
+use crate::store::{self, DeadLetterChange, Outcome, QueueChange};
+
+/// Conflicts in a row after which something else than a race is wrong.
+const MAX_CONFLICTS: u32 = 20;
+
+/// A record with what an append must know of its stream.
+#[derive(Debug, Clone)]
+pub struct Tracked {
+    pub record: ExecutionRecord,
+    pub head_hash: Digest,
+}
+
+/// What goes into the log together with the events.
+#[derive(Debug, Clone, Default)]
+pub struct Enclosed {
+    /// The lease that must still hold the job.
+    pub lease: Option<i64>,
+    /// Small blobs; large ones are put before.
+    pub blobs: Vec<store::Blob>,
+}
+
+/// Why nothing, or nothing more, was appended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The queue row is another claimant's now.
+    #[error("the lease was lost")]
+    LeaseLost,
+    #[error("idempotency key is taken by execution {execution_id}")]
+    IdempotencyTaken { execution_id: Uuid, fingerprint: Digest },
+    #[error("too many appends are waiting")]
+    Overloaded,
+    #[error("the appender has stopped")]
+    Stopped,
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Corrupt(#[from] NotFoldable),
+}
+
+impl Error {
+    /// Trying the same again later may succeed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Overloaded => true,
+            Self::Store(error) => error.is_transient(),
+            Self::Rejected(_) | Self::LeaseLost | Self::IdempotencyTaken { .. } | Self::Stopped | Self::Corrupt(_) => false,
+        }
+    }
+}
+
+/// Appends for one speaker: the part of a node that is named in the envelope.
+#[derive(Clone)]
+pub struct Ledger {
+    appender: Addr<Appender>,
+    store: store::Store,
+    clock: Arc<dyn Clock>,
+    /// `part@node`, as the envelope's `actor`.
+    speaker: Arc<str>,
+}
+
+impl Ledger {
+    pub fn new(appender: Addr<Appender>, store: store::Store, clock: Arc<dyn Clock>, speaker: &str) -> Self {
+        Self { appender, store, clock, speaker: speaker.into() }
+    }
+
+    /// The same ledger for another part of the node.
+    pub fn speaking_as(&self, speaker: &str) -> Self {
+        Self { speaker: speaker.into(), ..self.clone() }
+    }
+
+    /// The record as it stands in the database.
+    pub async fn load(&self, execution_id: Uuid) -> Result<Option<Tracked>, Error> {
+        let stored = self.store.record(execution_id).await?;
+        Ok(stored.map(|stored| Tracked { record: stored.record, head_hash: stored.head_hash }))
+    }
+
+    /// Starts an execution's stream. Durable when it returns.
+    pub async fn create(
+        &self,
+        execution_id: Uuid,
+        submitted: JobSubmitted,
+        blobs: Vec<store::Blob>,
+        correlation_id: &str,
+    ) -> Result<Tracked, Error> {
+        let idempotency = submitted.idempotency.clone().map(|idempotency| store::Idempotency {
+            tenant: submitted.tenant.clone(),
+            key: idempotency.key,
+            fingerprint: idempotency.fingerprint,
+        });
+        let mut draft = Draft::new(execution_id, None);
+        self.decide_into(&mut draft, Command::SubmitJob(Box::new(submitted)), correlation_id)?;
+        let (mut append, record) = draft.finish(Enclosed { lease: None, blobs })?;
+        append.idempotency = idempotency;
+        match self.append(append).await? {
+            Outcome::Appended(appended) | Outcome::Duplicate(appended) => {
+                Ok(Tracked { record, head_hash: appended.head_hash })
+            }
+            Outcome::IdempotencyTaken { execution_id, fingerprint } => {
+                Err(Error::IdempotencyTaken { execution_id, fingerprint })
+            }
+            Outcome::VersionConflict { .. } => Err(Rejection::AlreadyExists.into()),
+            Outcome::LeaseLost { .. } => Err(Error::LeaseLost),
+        }
+    }
+
+    /// Carries out commands in order, as one append. Durable when it returns.
+    pub async fn commit(
+        &self,
+        tracked: Tracked,
+        commands: Vec<Command>,
+        correlation_id: &str,
+    ) -> Result<Tracked, Error> {
+        self.commit_with(tracked, commands, correlation_id, Enclosed::default()).await
+    }
+
+    /// [`Ledger::commit`] with blobs, or guarded by a lease.
+    pub async fn commit_with(
+        &self,
+        mut tracked: Tracked,
+        commands: Vec<Command>,
+        correlation_id: &str,
+        enclosed: Enclosed,
+    ) -> Result<Tracked, Error> {
+        let execution_id = tracked.record.execution_id;
+        for _ in 0..MAX_CONFLICTS {
+            let mut draft = Draft::new(execution_id, Some(tracked.clone()));
+            for command in commands.clone() {
+                self.decide_into(&mut draft, command, correlation_id)?;
+            }
+            if draft.events.is_empty() {
+                return Ok(tracked);
+            }
+            let (append, record) = draft.finish(enclosed.clone())?;
+            match self.append(append).await? {
+                Outcome::Appended(appended) | Outcome::Duplicate(appended) => {
+                    return Ok(Tracked { record, head_hash: appended.head_hash });
+                }
+                Outcome::LeaseLost { .. } => return Err(Error::LeaseLost),
+                Outcome::VersionConflict { .. } => {
+                    tracked = self.load(execution_id).await?.ok_or(Rejection::Unknown)?;
+                }
+                Outcome::IdempotencyTaken { execution_id, fingerprint } => {
+                    return Err(Error::IdempotencyTaken { execution_id, fingerprint });
+                }
+            }
+        }
+        Err(Error::Overloaded)
+    }
+
+    /// Appends until the database has answered; gives up only when the answer is no or the
+    /// node stops. For what must not be lost, like the end of a job that ran.
+    pub async fn commit_surely(
+        &self,
+        tracked: Tracked,
+        commands: Vec<Command>,
+        correlation_id: &str,
+        enclosed: Enclosed,
+    ) -> Result<Tracked, Error> {
+        let mut delay = Duration::from_millis(50);
+        loop {
+            let attempt = self.commit_with(tracked.clone(), commands.clone(), correlation_id, enclosed.clone());
+            match attempt.await {
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(error = %error, execution_id = %tracked.record.execution_id, "an append waits for the database");
+                    tokio::time::sleep(delay.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+                    delay = (delay * 2).min(Duration::from_secs(2));
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn decide_into(&self, draft: &mut Draft, command: Command, correlation_id: &str) -> Result<(), Error> {
+        for event in decide(draft.record.as_ref(), command)? {
+            let envelope = Envelope {
+                event_id: Uuid::now_v7(),
+                stream_id: draft.execution_id,
+                version: draft.expected_version + draft.events.len() as i32 + 1,
+                recorded_at: self.clock.now(),
+                correlation_id: Some(correlation_id.to_owned()),
+                event,
+            };
+            draft.record = ExecutionRecord::evolve(draft.record.take(), &envelope)?;
+            draft.events.push((envelope, Arc::clone(&self.speaker)));
+        }
+        Ok(())
+    }
+
+    async fn append(&self, append: store::Append) -> Result<Outcome, Error> {
+        match self.appender.send(Append(append)).await {
+            Ok(answer) => answer.map_err(Error::from),
+            Err(actix::MailboxError::Closed) => Err(Error::Stopped),
+            Err(actix::MailboxError::Timeout) => Err(Error::Overloaded),
+        }
+    }
+}
+
+/// Events decided on and not yet appended.
+struct Draft {
+    execution_id: Uuid,
+    expected_version: i32,
+    prev_hash: Option<Digest>,
+    record: Option<ExecutionRecord>,
+    events: Vec<(Envelope, Arc<str>)>,
+}
+
+impl Draft {
+    fn new(execution_id: Uuid, tracked: Option<Tracked>) -> Self {
+        let (expected_version, prev_hash, record) = match tracked {
+            Some(tracked) => (tracked.record.version, Some(tracked.head_hash), Some(tracked.record)),
+            None => (0, None, None),
+        };
+        Self { execution_id, expected_version, prev_hash, record, events: Vec::new() }
+    }
+
+    fn finish(self, enclosed: Enclosed) -> Result<(store::Append, ExecutionRecord), Error> {
+        let Some(record) = self.record else { return Err(Rejection::Unknown.into()) };
+        let (queue, dead_letter) = effects(&self.events, &record);
+        let append = store::Append {
+            stream_id: self.execution_id,
+            stream_kind: store::StreamKind::Execution,
+            expected_version: self.expected_version,
+            prev_hash: self.prev_hash,
+            events: store::new_events(self.events.iter().map(|(envelope, speaker)| (envelope, speaker.as_ref())))?,
+            record: Some(store::RecordRow::of(&record)?),
+            queue,
+            lease: enclosed.lease,
+            idempotency: None,
+            dead_letter,
+            blobs: enclosed.blobs,
+        };
+        Ok((append, record))
+    }
+}
+
+/// What events mean for the queue and for the dead letters.
+fn effects(events: &[(Envelope, Arc<str>)], record: &ExecutionRecord) -> (QueueChange, DeadLetterChange) {
+    let mut queue = QueueChange::None;
+    let mut dead_letter = DeadLetterChange::None;
+    for (envelope, _) in events {
+        match &envelope.event {
+            Event::JobSubmitted(submitted) => {
+                queue = QueueChange::Enqueue {
+                    tenant: submitted.tenant.clone(),
+                    job_type: submitted.job_type.clone(),
+                    priority: submitted.priority,
+                    not_before: submitted.not_before,
+                };
+            }
+            Event::LeaseExpired(_) | Event::RetryScheduled(_) => {
+                let not_before = match &record.state {
+                    JobState::Queued { not_before } => *not_before,
+                    JobState::Dequeued { .. } | JobState::Running { .. } | JobState::Ended { .. } => None,
+                };
+                queue = QueueChange::Release { not_before, attempt: record.attempt };
+            }
+            Event::ExecutionSucceeded(_)
+            | Event::ExecutionFailed(_)
+            | Event::ExecutionTimedOut(_)
+            | Event::ExecutionOutOfMemory(_)
+            | Event::ExecutionCancelled(_) => queue = QueueChange::Remove,
+            Event::CancelRequested(_) => queue = QueueChange::FlagCancel,
+            Event::JobDeadLettered(letter) => {
+                dead_letter = DeadLetterChange::Insert(store::DeadLetterRow {
+                    execution_id: record.execution_id,
+                    tenant: record.submitted.tenant.clone(),
+                    job_type: record.submitted.job_type.clone(),
+                    error_type: letter.error_type.as_str().to_owned(),
+                    error_message: letter.message.clone(),
+                    retry_count: letter.attempts.saturating_sub(1),
+                    created_at: envelope.recorded_at,
+                    client_ip: record.submitted.client_ip.clone(),
+                    correlation_id: record.correlation_id.clone(),
+                });
+            }
+            Event::DeadLetterRequeued(_) | Event::DeadLetterDiscarded(_) => dead_letter = DeadLetterChange::Remove,
+            Event::JobDequeued(_)
+            | Event::ExecutionStarted(_)
+            | Event::JobRejected(_)
+            | Event::ReplayVerdictRecorded(_)
+            | Event::BuildRequested(_)
+            | Event::BuildStarted(_)
+            | Event::BuildSucceeded(_)
+            | Event::BuildFailed(_)
+            | Event::NodeStarted(_)
+            | Event::NodeDraining(_)
+            | Event::NodeStopped(_) => {}
+        }
+    }
+    (queue, dead_letter)
+}

@@ -1,0 +1,233 @@
+//! What a client asks for, and whether it may.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::config::Config;
+use crate::domain::{Digest, JsonObject, canonical_json_digest};
+
+/// Of a submission that names none.
+pub const DEFAULT_PRIORITY: i16 = 5;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub tenant: String,
+    /// An API key's name, or `anonymous`.
+    pub by: String,
+    pub client_ip: Option<String>,
+    pub correlation_id: String,
+}
+
+/// A job as a client describes it; absent values are filled from the job type.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    pub code: String,
+    pub input: JsonObject,
+    pub timeout: Option<Duration>,
+    pub startup_timeout: Option<Duration>,
+    /// A name, or a pinned `name@sha256:<hex>`.
+    pub job_type: String,
+    pub requirements: Vec<String>,
+    pub idempotency_key: Option<String>,
+    pub priority: i16,
+    pub not_before: Option<DateTime<Utc>>,
+    pub max_attempts: Option<u32>,
+    /// Further files below `/input`.
+    pub files: Vec<(String, Bytes)>,
+    pub callback_url: Option<String>,
+    pub tags: BTreeMap<String, String>,
+}
+
+impl Submission {
+    /// A job of the default type with nothing but code.
+    pub fn of_code(code: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            input: JsonObject::empty(),
+            timeout: None,
+            startup_timeout: None,
+            job_type: "default".to_owned(),
+            requirements: Vec::new(),
+            idempotency_key: None,
+            priority: DEFAULT_PRIORITY,
+            not_before: None,
+            max_attempts: None,
+            files: Vec::new(),
+            callback_url: None,
+            tags: BTreeMap::new(),
+        }
+    }
+
+    /// Of everything asked for but the key itself.
+    pub fn fingerprint(&self) -> Digest {
+        let files: BTreeMap<_, _> = self.files.iter().map(|(name, bytes)| (name, Digest::of(bytes))).collect();
+        canonical_json_digest(&json!({
+            "code": Digest::of(self.code.as_bytes()),
+            "input": self.input.canonical_digest(),
+            "timeout_ms": self.timeout.map(|limit| limit.as_millis() as u64),
+            "startup_timeout_ms": self.startup_timeout.map(|limit| limit.as_millis() as u64),
+            "job_type": self.job_type,
+            "requirements": self.requirements,
+            "priority": self.priority,
+            "not_before": self.not_before,
+            "max_attempts": self.max_attempts,
+            "files": files,
+            "callback_url": self.callback_url,
+            "tags": self.tags,
+        }))
+    }
+
+    /// All that is wrong with it, by field; nothing when it may be submitted.
+    pub fn faults(&self, config: &Config) -> Vec<FieldFault> {
+        let mut faults = Faults::default();
+        self.check_code(config, &mut faults);
+        self.check_input(config, &mut faults);
+        self.check_times(config, &mut faults);
+        self.check_requirements(config, &mut faults);
+        self.check_files(config, &mut faults);
+        self.check_words(&mut faults);
+        faults.0
+    }
+
+    fn check_code(&self, config: &Config, faults: &mut Faults) {
+        if self.code.trim().is_empty() {
+            faults.add("code", "must not be empty: send the Python source of the job");
+        }
+        if self.code.contains('\0') {
+            faults.add("code", "contains a NUL character, which Python source must not");
+        }
+        faults.size("code", self.code.len() as u64, config.limits.max_code_bytes);
+    }
+
+    fn check_input(&self, config: &Config, faults: &mut Faults) {
+        faults.size("input_data", self.input.text().len() as u64, config.limits.max_input_bytes);
+    }
+
+    fn check_times(&self, config: &Config, faults: &mut Faults) {
+        let limits = &config.limits;
+        for (field, value, min, max) in [
+            ("timeout", self.timeout, limits.min_timeout, limits.max_timeout),
+            ("startup_timeout", self.startup_timeout, limits.min_startup_timeout, limits.max_startup_timeout),
+        ] {
+            if value.is_some_and(|value| value < min || value > max) {
+                let (min, max) = (min.as_secs_f64(), max.as_secs_f64());
+                faults.add(field, format!("must be from {min} to {max} seconds"));
+            }
+        }
+        if self.max_attempts.is_some_and(|attempts| !(1..=20).contains(&attempts)) {
+            faults.add("max_attempts", "must be from 1 to 20");
+        }
+        if !(0..=9).contains(&self.priority) {
+            faults.add("priority", "must be from 0 to 9; 9 runs first");
+        }
+    }
+
+    fn check_requirements(&self, config: &Config, faults: &mut Faults) {
+        if self.requirements.is_empty() {
+            return;
+        }
+        if !config.allow_runtime_requirements {
+            faults.add(
+                "requirements",
+                "are not allowed here: use a job type that has them, or set allow_runtime_requirements",
+            );
+        }
+        if self.requirements.len() > config.limits.max_requirements as usize {
+            faults.add("requirements", format!("must be at most {}", config.limits.max_requirements));
+        }
+    }
+
+    fn check_files(&self, config: &Config, faults: &mut Faults) {
+        if self.files.len() > config.limits.max_files as usize {
+            faults.add("files", format!("must be at most {} files", config.limits.max_files));
+        }
+        for (name, _) in &self.files {
+            if let Some(fault) = file_name_fault(name) {
+                let shown: String = name.chars().take(60).collect();
+                faults.add("files", format!("{shown:?} {fault}"));
+            }
+        }
+        let total: u64 = self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        faults.size("files", total, config.limits.max_body_bytes);
+    }
+
+    fn check_words(&self, faults: &mut Faults) {
+        if let Some(key) = &self.idempotency_key {
+            if !(1..=128).contains(&key.chars().count()) {
+                faults.add("idempotency_key", "must have from 1 to 128 characters");
+            }
+            if key.contains(char::is_control) {
+                faults.add("idempotency_key", "must not contain control characters");
+            }
+        }
+        if self.tags.len() > 32 {
+            faults.add("tags", "must be at most 32");
+        }
+        for (key, value) in &self.tags {
+            let length = |text: &str| text.chars().count();
+            if !(1..=64).contains(&length(key)) || length(value) > 256 {
+                faults.add("tags", "must have names of 1 to 64 and values of at most 256 characters");
+            }
+            if key.contains(char::is_control) || value.contains(char::is_control) {
+                faults.add("tags", "must not contain control characters");
+            }
+        }
+        if let Some(url) = &self.callback_url
+            && (url.len() > 2048
+                || url.contains(char::is_control)
+                || !(url.starts_with("https://") || url.starts_with("http://")))
+        {
+            faults.add("callback_url", "must be an http or https URL of at most 2048 characters");
+        }
+    }
+}
+
+/// One thing that is wrong with one field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldFault {
+    pub field: String,
+    /// Continues a sentence that begins with the field's name.
+    pub message: String,
+    /// It is the size that is wrong: answered with 413 instead of 422.
+    #[serde(skip)]
+    pub is_size: bool,
+}
+
+#[derive(Default)]
+struct Faults(Vec<FieldFault>);
+
+impl Faults {
+    fn add(&mut self, field: &str, message: impl Into<String>) {
+        self.0.push(FieldFault { field: field.to_owned(), message: message.into(), is_size: false });
+    }
+
+    fn size(&mut self, field: &str, bytes: u64, limit: u64) {
+        if bytes > limit {
+            let message = format!("has {bytes} bytes, more than the limit of {limit}");
+            self.0.push(FieldFault { field: field.to_owned(), message, is_size: true });
+        }
+    }
+}
+
+/// Why a file name cannot be used below `/input`, if so.
+fn file_name_fault(name: &str) -> Option<&'static str> {
+    if name.is_empty() || name.len() > 255 {
+        return Some("must have from 1 to 255 bytes");
+    }
+    if name.contains(char::is_control) {
+        return Some("must not contain control characters");
+    }
+    if name.starts_with('/') || name.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+        return Some("must be a relative path without empty, \".\" or \"..\" parts");
+    }
+    if name == "data.json" {
+        return Some("is taken by the input; choose another name");
+    }
+    None
+}

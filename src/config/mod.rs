@@ -1,0 +1,29 @@
+//! Configuration: one YAML file, `TAKO_VM_*` environment variables over it, every value bounded.
+//!
+//! [`Config`] is the whole of it, typed, with a default for each value. [`Sources`] says where
+//! to look and [`Sources::load`] answers with a [`Config`] that obeys every bound, or with all
+//! that is wrong at once: each [`Issue`] names the key, what was given, where, and what is allowed.
+//!
+//! Durations are seconds (`timeout: 30`, `poll_interval: 0.5`), sizes are bytes or text such as
+//! `64k`, `512m`, `2g` (powers of 1024).
+
+mod bounds;
+mod check;
+mod decode;
+mod document;
+mod error;
+mod job_type;
+mod known_keys;
+mod secret;
+mod settings;
+mod sources;
+mod units;
+
+pub use error::{Error, Issue};
+pub use job_type::{Gpu, JobType, PoolOverride, RetryOverride};
+pub use secret::{DatabaseUrl, Secret};
+pub use settings::{
+    ApiKey, Config, ContainerLimits, Docker, EngineChoice, Host, Leases, Limits, Log, LogFormat, Native, Pool, Queue,
+    RateLimit, Retention, Retry, Scope, SecurityMode, Server,
+};
+pub use sources::{Loaded, Sources};

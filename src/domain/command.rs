@@ -1,0 +1,65 @@
+//! What may be asked of an execution.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::event::{JobSubmitted, ReplayVerdictRecorded};
+use super::execution_record::{Claim, Ending};
+use super::job::{Failure, Sandbox};
+
+/// A wish; [`super::decide()`] turns it into events or refuses it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    SubmitJob(Box<JobSubmitted>),
+    RejectJob {
+        reason: String,
+    },
+    /// A slot has claimed the job under a new lease.
+    Dequeue {
+        claim: Claim,
+    },
+    Start {
+        lease: i64,
+        sandbox: Sandbox,
+    },
+    /// The code ended, or a limit ended it.
+    Finish {
+        lease: i64,
+        ending: Box<Ending>,
+    },
+    /// The service failed. `retry` is when to try again, should an attempt be left.
+    FailAttempt {
+        lease: i64,
+        error: Failure,
+        retry: Retry,
+    },
+    RequestCancel {
+        by: String,
+        reason: Option<String>,
+    },
+    /// The claimant is gone or gives the job back.
+    ExpireLease {
+        lease: i64,
+        cause: String,
+    },
+    RequeueDeadLetter {
+        by: String,
+        execution_id: Uuid,
+    },
+    DiscardDeadLetter {
+        by: String,
+        reason: Option<String>,
+    },
+    RecordReplayVerdict(ReplayVerdictRecorded),
+}
+
+/// When a failed attempt may be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    At {
+        not_before: DateTime<Utc>,
+        delay_ms: u64,
+    },
+    /// Trying again would fail again.
+    Never,
+}

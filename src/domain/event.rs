@@ -1,0 +1,341 @@
+//! Everything that can be said in the log. `events/` describes the stored form of each.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::job::{Failure, Idempotency, InputFile, JobLimits, Observed, Parent, Phase, Sandbox};
+use super::{Digest, ErrorType};
+
+macro_rules! events {
+    ($($name:ident),* $(,)?) => {
+        /// A fact, with its payload. Stored by kind, schema version and payload.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "type", content = "payload")]
+        pub enum Event {
+            $($name($name),)*
+        }
+
+        /// An event's type without its payload.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum EventKind {
+            $($name,)*
+        }
+
+        impl EventKind {
+            /// Every kind there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name in the log.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+
+            /// The kind of that name in the log.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($name) => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl Event {
+            pub fn kind(&self) -> EventKind {
+                match self {
+                    $(Self::$name(_) => EventKind::$name,)*
+                }
+            }
+
+            /// The payload as JSON text, as it is stored and hashed.
+            pub fn payload(&self) -> Result<String, serde_json::Error> {
+                match self {
+                    $(Self::$name(payload) => serde_json::to_string(payload),)*
+                }
+            }
+
+            /// Reads a payload of the present schema version.
+            pub fn from_payload(kind: EventKind, payload: &str) -> Result<Self, serde_json::Error> {
+                match kind {
+                    $(EventKind::$name => serde_json::from_str(payload).map(Self::$name),)*
+                }
+            }
+        }
+
+        $(
+            impl From<$name> for Event {
+                fn from(payload: $name) -> Self {
+                    Self::$name(payload)
+                }
+            }
+        )*
+    };
+}
+
+events! {
+    JobSubmitted,
+    JobRejected,
+    JobDequeued,
+    ExecutionStarted,
+    ExecutionSucceeded,
+    ExecutionFailed,
+    ExecutionTimedOut,
+    ExecutionOutOfMemory,
+    CancelRequested,
+    ExecutionCancelled,
+    LeaseExpired,
+    RetryScheduled,
+    JobDeadLettered,
+    DeadLetterRequeued,
+    DeadLetterDiscarded,
+    ReplayVerdictRecorded,
+    BuildRequested,
+    BuildStarted,
+    BuildSucceeded,
+    BuildFailed,
+    NodeStarted,
+    NodeDraining,
+    NodeStopped,
+}
+
+impl EventKind {
+    /// The schema version that is written today.
+    pub fn schema_version(self) -> i16 {
+        1
+    }
+}
+
+/// A job was accepted. The first event of an execution's stream, and complete: with the blobs
+/// it names, the job can be run again from it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobSubmitted {
+    pub tenant: String,
+    pub job_type: String,
+    /// `name@sha256:<12 hex>` of the job type as it was at submission.
+    pub job_version: String,
+    /// Of `/code/main.py`.
+    pub code: Digest,
+    /// Of the bytes of `/input/data.json`.
+    pub input: Digest,
+    /// Of the canonical JSON of the input, whatever the order of its keys.
+    pub input_canonical: Digest,
+    /// Of the canonical JSON of what else shapes the result.
+    pub params: Digest,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<InputFile>,
+    /// Of the canonical JSON of name → hash of `files`.
+    pub input_artifacts: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requirements: Vec<String>,
+    pub limits: JobLimits,
+    /// 0 to 9; 9 runs first.
+    pub priority: i16,
+    pub not_before: Option<DateTime<Utc>>,
+    pub max_attempts: u32,
+    pub idempotency: Option<Idempotency>,
+    pub client_ip: Option<String>,
+    pub parent: Option<Parent>,
+    /// The image to run on, whatever the job type says now; a replay pins it.
+    pub pinned_image: Option<PinnedImage>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    pub callback_url: Option<String>,
+}
+
+/// An image by identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedImage {
+    pub engine: String,
+    pub reference: String,
+    pub digest: String,
+}
+
+/// A job was refused after it got an id, and never reached the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRejected {
+    pub reason: String,
+}
+
+/// A slot claimed the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobDequeued {
+    pub node_id: Uuid,
+    pub slot: u32,
+    /// Grows with every claim in the installation, whatever the job.
+    pub lease: i64,
+    /// 1 for the first.
+    pub attempt: u32,
+}
+
+/// The code was handed to a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionStarted {
+    pub sandbox: Sandbox,
+}
+
+/// The code ended with exit code 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionSucceeded {
+    pub observed: Observed,
+}
+
+/// The code or the service failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionFailed {
+    pub error: Failure,
+    /// Absent when no code ran.
+    pub observed: Option<Observed>,
+}
+
+/// A time limit ended it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionTimedOut {
+    pub phase: Phase,
+    pub limit_ms: u64,
+    pub observed: Option<Observed>,
+}
+
+/// The OOM killer of its cgroup ended the interpreter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionOutOfMemory {
+    pub limit_bytes: u64,
+    pub peak_bytes: u64,
+    pub observed: Option<Observed>,
+}
+
+/// Somebody asked for the end of a job that had not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequested {
+    /// Who asked: an API key's name, or `anonymous`.
+    pub by: String,
+    pub reason: Option<String>,
+}
+
+/// It ended because somebody asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionCancelled {
+    pub by: String,
+    pub reason: Option<String>,
+    /// Absent when no code ran.
+    pub observed: Option<Observed>,
+}
+
+/// The node that had claimed the job is gone, or let it go; the job is queued again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseExpired {
+    pub node_id: Uuid,
+    pub lease: i64,
+    pub cause: String,
+}
+
+/// The service failed the job and tries again later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryScheduled {
+    /// The attempt that failed.
+    pub attempt: u32,
+    pub delay_ms: u64,
+    pub not_before: DateTime<Utc>,
+    pub cause: Failure,
+}
+
+/// The service failed the job for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobDeadLettered {
+    pub error_type: ErrorType,
+    pub message: String,
+    pub attempts: u32,
+}
+
+/// A dead letter was submitted again as a new execution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterRequeued {
+    pub by: String,
+    pub execution_id: Uuid,
+}
+
+/// A dead letter was put away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterDiscarded {
+    pub by: String,
+    pub reason: Option<String>,
+}
+
+/// A replay was compared with the execution it repeats. Stands in the replay's stream; when
+/// there could be no replay, in the original's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayVerdictRecorded {
+    pub original_id: Uuid,
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// What a replay showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    Identical,
+    /// What differs: `exit_code`, `status`, `stdout`, `stderr`, `output`, `artifacts`.
+    Diverged {
+        differences: Vec<String>,
+    },
+    Refused {
+        reason: String,
+    },
+}
+
+/// A version of a job type is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRequested {
+    pub job_type: String,
+    pub digest: String,
+    pub by: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildStarted {
+    pub node_id: Uuid,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildSucceeded {
+    pub image_ref: String,
+    pub image_digest: String,
+    pub dockerfile_hash: Option<Digest>,
+    pub requirements_hash: Digest,
+    pub version_tag: Option<String>,
+    pub duration_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildFailed {
+    pub error: String,
+    /// The last lines of the build's output.
+    pub log_tail: String,
+    pub duration_ms: u64,
+}
+
+/// A node joined. The first event of a node's stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStarted {
+    pub version: String,
+    pub slots: u32,
+    pub engine: String,
+    pub runtime: String,
+}
+
+/// A node takes no more jobs and finishes the ones it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDraining {
+    pub running: u32,
+}
+
+/// A node is gone, having said so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStopped {
+    /// Jobs it gave back to the queue.
+    pub released: u32,
+}

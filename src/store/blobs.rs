@@ -1,0 +1,76 @@
+//! Bytes by the SHA-256 of them: code, input, output, artifacts.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::append::Blob;
+use super::database::Store;
+use super::error::Error;
+use crate::domain::Digest;
+
+impl Store {
+    /// Keeps blobs, one statement each. What is kept already is left alone. For blobs too large to
+    /// ride along with an append; put them before it. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; the blobs before the failed one are kept.
+    pub async fn put_blobs(&self, blobs: &[Blob]) -> Result<(), Error> {
+        for blob in blobs {
+            sqlx::query("INSERT INTO blobs (hash, size, bytes) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING")
+                .bind(*blob.hash().as_bytes())
+                .bind(i64::try_from(blob.bytes().len()).unwrap_or(i64::MAX))
+                .bind(blob.bytes().as_ref())
+                .execute(self.pool())
+                .await
+                .map_err(Error::during("put blob"))?;
+        }
+        Ok(())
+    }
+
+    /// One blob; `None` when it is not kept.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the bytes are no longer those of their hash; [`Error::Unavailable`].
+    pub async fn blob(&self, hash: Digest) -> Result<Option<Bytes>, Error> {
+        Ok(self.blobs(&[hash]).await?.remove(&hash))
+    }
+
+    /// Those of the blobs that are kept.
+    ///
+    /// # Errors
+    /// As [`Store::blob`].
+    pub async fn blobs(&self, hashes: &[Digest]) -> Result<HashMap<Digest, Bytes>, Error> {
+        let rows: Vec<([u8; 32], Vec<u8>)> = sqlx::query_as("SELECT hash, bytes FROM blobs WHERE hash = ANY ($1)")
+            .bind(columns(hashes))
+            .fetch_all(self.pool())
+            .await
+            .map_err(Error::during("get blobs"))?;
+        rows.into_iter()
+            .map(|(hash, bytes)| {
+                let hash = Digest::from_bytes(hash);
+                if Digest::of(&bytes) != hash {
+                    return Err(Error::corrupt("blobs", hash, "bytes", "they have another hash"));
+                }
+                Ok((hash, Bytes::from(bytes)))
+            })
+            .collect()
+    }
+
+    /// Those of the blobs that are not kept.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn missing_blobs(&self, hashes: &[Digest]) -> Result<Vec<Digest>, Error> {
+        let kept: Vec<[u8; 32]> = sqlx::query_scalar("SELECT hash FROM blobs WHERE hash = ANY ($1)")
+            .bind(columns(hashes))
+            .fetch_all(self.pool())
+            .await
+            .map_err(Error::during("look for blobs"))?;
+        Ok(hashes.iter().copied().filter(|hash| !kept.contains(hash.as_bytes())).collect())
+    }
+}
+
+fn columns(hashes: &[Digest]) -> Vec<[u8; 32]> {
+    hashes.iter().map(|hash| *hash.as_bytes()).collect()
+}

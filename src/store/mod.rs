@@ -1,0 +1,40 @@
+//! The event log and what is derived from it, in PostgreSQL: the only room with SQL.
+//!
+//! Everything that changes an execution goes through [`Store::append_batch`]: events, record,
+//! queue row, idempotency key, dead letter and small blobs of an item are one transaction. The
+//! log is numbered in the order of commits, can only grow, and chains each stream's events by
+//! hash ([`chain`]). Everything else here reads, or keeps what is no part of the log's truth:
+//! claims, heartbeats, blobs.
+
+mod append;
+mod batch;
+mod blobs;
+pub mod chain;
+mod codec;
+mod database;
+mod dead_letters;
+mod error;
+mod event_log;
+mod events;
+mod executions;
+mod idempotency;
+mod job_type_versions;
+mod listener;
+mod nodes;
+mod queue;
+mod row;
+
+pub use append::{
+    Append, Appended, Blob, DeadLetterChange, DeadLetterRow, Idempotency, NewEvent, Outcome, QueueChange, RecordRow,
+    StreamKind,
+};
+pub use codec::new_events;
+pub use database::{Options, Store, migrate};
+pub use dead_letters::DeadLetterFilter;
+pub use error::Error;
+pub use events::StoredEvent;
+pub use executions::{Filter, Page, Stored};
+pub use job_type_versions::JobTypeVersion;
+pub use listener::{Listener, Wake};
+pub use nodes::{Node, NodeState};
+pub use queue::{Claim, HeldClaim, QueueStats};

@@ -1,0 +1,39 @@
+//! What the process says about itself, to standard error.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+use crate::config::{Log, LogFormat};
+
+/// Reads a level (`info`) or a filter (`info,tako_vm::actors=debug`).
+pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::builder().parse(level)
+}
+
+/// Sends the process's traces to standard error, once. A second call changes nothing.
+///
+/// # Errors
+/// A level that is none; a loaded configuration has none such.
+pub fn start(log: &Log) -> Result<(), ParseError> {
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.level)?).with_writer(std::io::stderr);
+    // The only other failure is that a subscriber is there already, as in tests.
+    let _already_started = match log.format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_is_none_is_refused() {
+        assert!(filter("info").is_ok());
+        assert!(filter("warn,tako_vm::actors=debug").is_ok());
+        assert!(filter("loud=very").is_err());
+    }
+}
