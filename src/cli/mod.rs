@@ -30,9 +30,9 @@ use crate::config::{Error, Loaded, Sources};
 #[derive(Debug, Parser)]
 #[command(name = "tako-vm", version, arg_required_else_help = true)]
 struct Cli {
-    /// Configuration file, instead of the first of tako_vm.yaml, config/tako_vm.yaml,
-    /// ~/.tako_vm/config.yaml and /etc/tako_vm/config.yaml
-    #[arg(long, global = true, env = "TAKO_VM_CONFIG", value_name = "FILE")]
+    /// Configuration file, instead of TAKO_VM_CONFIG and of the first of tako_vm.yaml,
+    /// config/tako_vm.yaml, ~/.tako_vm/config.yaml and /etc/tako_vm/config.yaml
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
     #[command(subcommand)]
