@@ -114,12 +114,8 @@ async fn a_job_cancelled_before_it_started_never_prints() {
 
 #[tokio::test]
 async fn a_sandbox_ends_when_the_host_loses_interest() {
-    let (mut reader, mut writer) = {
-        let (sandbox, reader, writer) = start(Place::Init);
-        // Kept alive beyond this scope: the guest has to end by itself.
-        std::mem::forget(sandbox);
-        (reader, writer)
-    };
+    // Kept to the end, because dropping it kills what should end by itself.
+    let (_sandbox, mut reader, mut writer) = start(Place::Init);
     let mut bytes = Vec::new();
     frame::write(&mut bytes, Kind::Boot, &serde_json::to_vec(&boot()).unwrap()).unwrap();
     writer.write_all(&bytes).await.unwrap();
