@@ -106,10 +106,7 @@ impl Contest {
             image: Some(self.spec.image.digest.clone()),
             entrypoint: Some(vec![]),
             cmd: Some(["python3", "-c", "print(1)"].map(str::to_owned).to_vec()),
-            host_config: Some(HostConfig {
-                network_mode: Some("none".to_owned()),
-                ..HostConfig::default()
-            }),
+            host_config: Some(HostConfig { network_mode: Some("none".to_owned()), ..HostConfig::default() }),
             ..ContainerCreateBody::default()
         };
         let docker = &self.docker;

@@ -18,7 +18,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 has docker || fail "the docker command is missing; install the Docker CLI (apt-get install docker.io) and run this again"
 docker version --format '{{.Server.Version}}' >/dev/null 2>&1 ||
-    fail "no Docker Engine answers; start it, or set DOCKER_HOST, and run this again"
+    fail "no Docker Engine answers this user; start it, join its group (docker), or set DOCKER_HOST, and run this again"
 has apt-get && [ -r /etc/os-release ] ||
     fail "this host has no apt; make a base image elsewhere (docker pull python:<version>-slim, docker save) and docker load it here"
 

@@ -22,7 +22,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 registered() { docker info --format '{{json .Runtimes}}' 2>/dev/null | grep -q '"runsc"'; }
 
 has docker || fail "the docker command is missing; install the Docker CLI and run this again"
-docker info >/dev/null 2>&1 || fail "no Docker Engine answers; start it and run this again"
+docker info >/dev/null 2>&1 || fail "no Docker Engine answers this user; start it, or run this as root"
 if registered; then
     say "the daemon has the runtime runsc already"
     exit 0

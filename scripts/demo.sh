@@ -52,6 +52,8 @@ show "A job that exceeds its time limit" examples/sleeps.py --timeout 1
 show "A job that exhausts its memory" examples/hoards.py
 
 say "The first job again, by its id: same code, input and limits"
+"$tako_vm" rerun --wait "$report"
+say "And as a replay, on the same image, with a verdict"
 "$tako_vm" replay "$report"
-say "Where both come from"
+say "Where all of them come from"
 "$tako_vm" lineage "$report"

@@ -4,11 +4,17 @@
 //! program ends with 0 when it did what was asked, 1 when that failed, 2 when it was asked or
 //! configured wrongly.
 
+mod client;
 mod config;
 pub mod dev;
+mod history;
+mod lineage;
+mod replay;
+mod rerun;
 pub mod server;
 mod setup;
 mod status;
+mod submit;
 mod validate;
 mod version;
 
@@ -24,9 +30,9 @@ use crate::config::{Error, Loaded, Sources};
 #[derive(Debug, Parser)]
 #[command(name = "tako-vm", version, arg_required_else_help = true)]
 struct Cli {
-    /// Configuration file, instead of the first of tako_vm.yaml, config/tako_vm.yaml,
-    /// ~/.tako_vm/config.yaml and /etc/tako_vm/config.yaml
-    #[arg(long, global = true, env = "TAKO_VM_CONFIG", value_name = "FILE")]
+    /// Configuration file, instead of TAKO_VM_CONFIG and of the first of tako_vm.yaml,
+    /// config/tako_vm.yaml, ~/.tako_vm/config.yaml and /etc/tako_vm/config.yaml
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
     #[command(subcommand)]
@@ -40,6 +46,11 @@ enum Command {
     Server(server::Args),
     Setup(setup::Args),
     Status(status::Args),
+    History(history::Args),
+    Lineage(lineage::Args),
+    Replay(replay::Args),
+    Rerun(rerun::Args),
+    Submit(submit::Args),
     Validate(validate::Args),
     Version(version::Args),
 }
@@ -82,6 +93,11 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         Command::Server(args) => server::run(args, &mut context),
         Command::Setup(args) => setup::run(args, &mut context),
         Command::Status(args) => status::run(args, &mut context),
+        Command::History(args) => history::run(args, &mut context),
+        Command::Lineage(args) => lineage::run(args, &mut context),
+        Command::Replay(args) => replay::run(args, &mut context),
+        Command::Rerun(args) => rerun::run(args, &mut context),
+        Command::Submit(args) => submit::run(args, &mut context),
         Command::Validate(args) => validate::run(args, &mut context),
         Command::Version(args) => version::run(args, &mut context),
     }

@@ -38,13 +38,15 @@ pub struct Loaded {
 }
 
 impl Sources {
-    /// This process's directory, home and environment.
+    /// This process's directory, home and environment; `file` is what `--config` names, before
+    /// which `TAKO_VM_CONFIG` gives way.
     pub fn of_process(file: Option<PathBuf>) -> std::io::Result<Self> {
+        let named = || std::env::var_os("TAKO_VM_CONFIG").filter(|file| !file.is_empty());
         let environment: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         Ok(Self {
-            file,
+            file: file.or_else(|| named().map(PathBuf::from)),
             directory: std::env::current_dir()?,
             home: std::env::home_dir().filter(|home| !home.as_os_str().is_empty()),
             environment,

@@ -31,10 +31,9 @@ pub(super) fn split(attached: AttachContainerResults) -> (Reader, Writer, Diagno
             }
             Ok(LogOutput::StdIn { .. }) => None,
             // Bytes outside the multiplexed frames: the stream can no longer be trusted.
-            Ok(LogOutput::Console { .. }) => Some(Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the daemon's stream is not multiplexed",
-            ))),
+            Ok(LogOutput::Console { .. }) => {
+                Some(Err(io::Error::new(io::ErrorKind::InvalidData, "the daemon's stream is not multiplexed")))
+            }
             Err(error) => Some(Err(io::Error::other(error))),
         };
         futures::future::ready(piece)
@@ -93,8 +92,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_outside_the_frames_end_the_stream() {
-        let (mut reader, _, _) =
-            split(attached(vec![LogOutput::Console { message: Bytes::from_static(b"x") }]));
+        let (mut reader, _, _) = split(attached(vec![LogOutput::Console { message: Bytes::from_static(b"x") }]));
         let error = reader.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }

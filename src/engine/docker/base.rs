@@ -33,8 +33,7 @@ impl Base {
             _ => return Ok(Self::Named(with_tag(reference))),
         };
         let parts: Vec<&str> = version.split('.').collect();
-        let is_number =
-            |part: &&str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        let is_number = |part: &&str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
         if !(2..=3).contains(&parts.len()) || !parts.iter().all(is_number) {
             return Err(image_error(reference, "its tag is not a Python version like 3.11"));
         }
@@ -81,9 +80,7 @@ pub(super) async fn id_of(daemon: &Daemon, reference: &str) -> Result<Option<Str
     match daemon.call("inspect image", daemon.docker.inspect_image(reference)).await {
         Ok(image) => Ok(image.id),
         Err(error) if error.is_absent() => Ok(None),
-        Err(CallError::Answered { status: 400..500, message, .. }) => {
-            Err(image_error(reference, message))
-        }
+        Err(CallError::Answered { status: 400..500, message, .. }) => Err(image_error(reference, message)),
         Err(error) => Err(error.into()),
     }
 }
@@ -105,11 +102,7 @@ pub(super) async fn obtain(
         }
     }
     let source = &candidates[0];
-    let refusal = match pull(daemon, source, pull_timeout, build_timeout).await {
-        Ok(()) => None,
-        Err(message) => Some(message),
-    };
-    if let Some(refusal) = refusal {
+    if let Err(refusal) = pull(daemon, source, pull_timeout, build_timeout).await {
         tracing::info!(image = %source, reason = %refusal, "no pull");
         let Base::Python(version) = base else {
             return Err(image_error(source, refusal));
@@ -131,12 +124,7 @@ pub(super) async fn obtain(
 }
 
 /// Pulls an image. A registry must give a sign of life within `patience`.
-async fn pull(
-    daemon: &Daemon,
-    reference: &str,
-    patience: Duration,
-    limit: Duration,
-) -> Result<(), String> {
+async fn pull(daemon: &Daemon, reference: &str, patience: Duration, limit: Duration) -> Result<(), String> {
     tracing::info!(image = %reference, "pulling");
     let options = CreateImageOptionsBuilder::default().from_image(reference).build();
     let mut progress = daemon.docker.create_image(Some(options), None, None);

@@ -47,10 +47,14 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Closed,
-    Open { since: Instant },
+    Open {
+        since: Instant,
+    },
     /// `probe` is when the running probe was let through. A probe whose caller went away
     /// never ends; it counts as gone after `reset_after`.
-    HalfOpen { probe: Instant },
+    HalfOpen {
+        probe: Instant,
+    },
 }
 
 /// Counts the ends of calls and says whether the next one may pass.

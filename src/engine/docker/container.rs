@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig,
-    ResourcesUlimits,
+    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits,
 };
 
 use crate::engine::{SandboxLabels, SandboxLimits, SandboxSpec};
@@ -49,6 +48,9 @@ pub(super) fn body(spec: &SandboxSpec, runtime: &str) -> ContainerCreateBody {
         // The end of the host's stream is the guest's sign to end.
         stdin_once: Some(true),
         tty: Some(false),
+        // Beyond mode `none`: the daemon sets up no network sandbox at all, which was more than
+        // half of a container's start. It then writes no /etc/hosts either, so the loopback
+        // interface has an address and no name.
         network_disabled: Some(true),
         labels: Some(labels(&spec.labels)),
         host_config: Some(host_config(&spec.limits, runtime)),
@@ -64,10 +66,7 @@ fn host_config(limits: &SandboxLimits, runtime: &str) -> HostConfig {
         readonly_rootfs: Some(true),
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: Some(GUEST_CAPABILITIES.map(str::to_owned).to_vec()),
-        security_opt: Some(vec![
-            "no-new-privileges:true".to_owned(),
-            format!("seccomp={SECCOMP}"),
-        ]),
+        security_opt: Some(vec!["no-new-privileges:true".to_owned(), format!("seccomp={SECCOMP}")]),
         memory: Some(memory),
         // The same as memory, which leaves no swap.
         memory_swap: Some(memory),
@@ -75,20 +74,13 @@ fn host_config(limits: &SandboxLimits, runtime: &str) -> HostConfig {
         cpu_period: Some(CPU_PERIOD_US),
         cpu_quota: Some((i64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000).max(1000)),
         pids_limit: Some(i64::from(limits.pids)),
-        ulimits: Some(vec![ResourcesUlimits {
-            name: Some("core".to_owned()),
-            soft: Some(0),
-            hard: Some(0),
-        }]),
+        ulimits: Some(vec![ResourcesUlimits { name: Some("core".to_owned()), soft: Some(0), hard: Some(0) }]),
         tmpfs: Some(tmpfs(limits)),
         // A namespace of its own without Docker's /dev/shm, whose inodes cannot be limited;
         // `tmpfs` mounts one.
         ipc_mode: Some("none".to_owned()),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
-        log_config: Some(HostConfigLogConfig {
-            typ: Some("none".to_owned()),
-            config: Some(HashMap::new()),
-        }),
+        log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: Some(HashMap::new()) }),
         init: Some(false),
         auto_remove: Some(false),
         privileged: Some(false),
@@ -161,9 +153,24 @@ mod tests {
         let profile: serde_json::Value = serde_json::from_str(SECCOMP).unwrap();
         assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
         let denied = [
-            "ptrace", "keyctl", "add_key", "bpf", "userfaultfd", "io_uring_setup", "unshare",
-            "setns", "mount", "umount2", "pivot_root", "clone3", "process_vm_readv",
-            "perf_event_open", "init_module", "kexec_load", "open_by_handle_at", "chroot",
+            "ptrace",
+            "keyctl",
+            "add_key",
+            "bpf",
+            "userfaultfd",
+            "io_uring_setup",
+            "unshare",
+            "setns",
+            "mount",
+            "umount2",
+            "pivot_root",
+            "clone3",
+            "process_vm_readv",
+            "perf_event_open",
+            "init_module",
+            "kexec_load",
+            "open_by_handle_at",
+            "chroot",
         ];
         for rule in profile["syscalls"].as_array().unwrap() {
             if rule["action"] == "SCMP_ACT_ALLOW" {

@@ -70,22 +70,12 @@ impl Daemon {
         // Tighter limits lie on each call; this one only ends what they cannot see.
         const CLIENT_TIMEOUT_SECONDS: u64 = 3600;
         let docker = match address.strip_prefix("unix://") {
-            Some(_) => Docker::connect_with_unix(
-                &address,
-                CLIENT_TIMEOUT_SECONDS,
-                bollard::API_DEFAULT_VERSION,
-            ),
+            Some(_) => Docker::connect_with_unix(&address, CLIENT_TIMEOUT_SECONDS, bollard::API_DEFAULT_VERSION),
             None if address.starts_with("tcp://") || address.starts_with("http://") => {
-                Docker::connect_with_http(
-                    &address,
-                    CLIENT_TIMEOUT_SECONDS,
-                    bollard::API_DEFAULT_VERSION,
-                )
+                Docker::connect_with_http(&address, CLIENT_TIMEOUT_SECONDS, bollard::API_DEFAULT_VERSION)
             }
             None => {
-                return Err(unavailable(format!(
-                    "address {address} is neither unix:// nor tcp://"
-                )));
+                return Err(unavailable(format!("address {address} is neither unix:// nor tcp://")));
             }
         };
         let docker = docker.map_err(|error| unavailable(format!("{address}: {error}")))?;
@@ -95,9 +85,7 @@ impl Daemon {
     /// Settles on an API version that both ends speak.
     pub async fn negotiate(mut self, limit: Duration) -> Result<Self, Error> {
         let negotiated = self.call_within("version", limit, self.docker.clone().negotiate_version());
-        self.docker = negotiated
-            .await
-            .map_err(|error| unavailable(format!("{}: {error}", self.address)))?;
+        self.docker = negotiated.await.map_err(|error| unavailable(format!("{}: {error}", self.address)))?;
         Ok(self)
     }
 

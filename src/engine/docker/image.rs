@@ -47,9 +47,7 @@ impl Images {
             Some(digest) => digest,
             None => {
                 tracing::info!(image = %tag, "building");
-                self.build(daemon, &base_id, &tag)
-                    .await
-                    .map_err(|message| image_error(reference, message))?;
+                self.build(daemon, &base_id, &tag).await.map_err(|message| image_error(reference, message))?;
                 base::id_of(daemon, &tag)
                     .await?
                     .ok_or_else(|| image_error(reference, "it was built and then not found"))?
@@ -106,9 +104,7 @@ fn executor_tag(base: &Base, base_id: &str, guest_sha256: &str) -> String {
 /// A tar of the Dockerfile and the guest. Times are zero, so that the builder's cache holds.
 fn context() -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    for (name, mode, bytes) in
-        [("Dockerfile", 0o644, DOCKERFILE.as_bytes()), ("guest", 0o755, guest_binary::GUEST)]
-    {
+    for (name, mode, bytes) in [("Dockerfile", 0o644, DOCKERFILE.as_bytes()), ("guest", 0o755, guest_binary::GUEST)] {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(mode);

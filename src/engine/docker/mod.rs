@@ -9,6 +9,7 @@
 //! - `base`, `image`: base images and the executor images made of them
 //! - `container`: what a sandbox is as a container
 //! - `attached`, `sandbox`: one container's streams and life
+//! - `post_mortem`: what the daemon knows of a container that ended too early
 //! - `removal`: why nothing is left behind
 
 mod attached;
@@ -18,6 +19,7 @@ pub mod config;
 mod container;
 mod daemon;
 mod image;
+mod post_mortem;
 mod removal;
 mod sandbox;
 
@@ -67,9 +69,8 @@ impl DockerEngine {
     /// `Unavailable` when the daemon does not answer within a few seconds, or has no runtime
     /// that the configuration accepts.
     pub async fn connect(config: DockerConfig) -> Result<Self, Error> {
-        let daemon = Daemon::new(config.address(), config.call_timeout, config.breaker)?
-            .negotiate(HEALTH_TIMEOUT)
-            .await?;
+        let daemon =
+            Daemon::new(config.address(), config.call_timeout, config.breaker)?.negotiate(HEALTH_TIMEOUT).await?;
         let info = daemon.call_within("info", HEALTH_TIMEOUT * 2, daemon.docker.info()).await?;
         let available: Vec<String> = info.runtimes.unwrap_or_default().into_keys().collect();
         let default = info.default_runtime.unwrap_or_else(|| "runc".to_owned());
@@ -105,8 +106,7 @@ impl Engine for DockerEngine {
     }
 
     async fn start(&self, spec: &SandboxSpec) -> Result<Box<dyn Sandbox>, Error> {
-        let sandbox =
-            DockerSandbox::start(&self.daemon, &self.removals, spec, &self.runtime).await?;
+        let sandbox = DockerSandbox::start(&self.daemon, &self.removals, spec, &self.runtime).await?;
         Ok(Box::new(sandbox))
     }
 

@@ -90,11 +90,7 @@ pub(super) async fn remove(daemon: &Daemon, name: &str) -> Result<(), CallError>
     let request = daemon.docker.remove_container(name, Some(options));
     match daemon.attempt("remove", daemon.call_timeout, request).await {
         Err(error) if error.is_absent() => Ok(()),
-        Err(CallError::Answered { status: 409, message, .. })
-            if message.contains("already in progress") =>
-        {
-            Ok(())
-        }
+        Err(CallError::Answered { status: 409, message, .. }) if message.contains("already in progress") => Ok(()),
         result => result,
     }
 }

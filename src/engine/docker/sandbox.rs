@@ -4,25 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptions,
-    StartContainerOptions, WaitContainerOptions,
-};
-use futures::StreamExt;
+use bollard::query_parameters::{AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, StartContainerOptions};
 use tako_guest::protocol::{self, Boot, Rlimits};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::attached::{self, Diagnosis};
 use super::container;
-use super::daemon::{CallError, Daemon};
+use super::daemon::{CallError, Daemon, unavailable};
+use super::post_mortem::{explain, was_oom_killed};
 use super::removal::{Container, Removals};
 use crate::engine::session::{GRACE, Session};
 use crate::engine::{Error, Job, OutputChunk, Run, Sandbox, SandboxSpec};
-
-/// How long a container may take to end after its streams did.
-const END_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A container whose guest waits for its only job.
 pub(super) struct DockerSandbox {
@@ -44,12 +38,8 @@ impl DockerSandbox {
     ) -> Result<Self, Error> {
         let begun = Instant::now();
         let container = create(daemon, removals, spec, runtime).await?;
-        let options = AttachContainerOptionsBuilder::default()
-            .stream(true)
-            .stdin(true)
-            .stdout(true)
-            .stderr(true)
-            .build();
+        let options =
+            AttachContainerOptionsBuilder::default().stream(true).stdin(true).stdout(true).stderr(true).build();
         let docker = &daemon.docker;
         let attach = docker.attach_container(container.id(), Some(options));
         let attached = daemon.call("attach", attach).await?;
@@ -99,52 +89,28 @@ async fn create(
 ) -> Result<Container, Error> {
     let name = format!("tako-vm-{}", Uuid::new_v4().simple());
     let body = container::body(spec, runtime);
-    let created = removals.spawn({
+    // A container that nobody receives is dropped inside the task, which removes it.
+    let (give, receive) = oneshot::channel();
+    removals.spawn({
         let (daemon, removals) = (Arc::clone(daemon), Arc::clone(removals));
         async move {
             let options = CreateContainerOptionsBuilder::default().name(&name).build();
             let request = daemon.docker.create_container(Some(options), body);
-            match daemon.call("create", request).await {
-                Ok(created) => Ok(removals.own(created.id)),
-                Err(error) => {
-                    if matches!(error, CallError::TimedOut { .. } | CallError::Transport { .. }) {
-                        removals.forget_creation(name);
-                    }
-                    Err(error)
-                }
+            let created = daemon.call("create", request).await;
+            if let Err(CallError::TimedOut { .. } | CallError::Transport { .. }) = created {
+                removals.forget_creation(name);
             }
+            let _ = give.send(created.map(|created| removals.own(created.id)));
         }
     });
-    match created.await {
+    match receive.await {
         Ok(Ok(container)) => Ok(container),
-        Ok(Err(error)) if error.is_absent() => Err(Error::Image {
-            reference: spec.image.reference.clone(),
-            message: error.to_string(),
-        }),
+        Ok(Err(error)) if error.is_absent() => {
+            Err(Error::Image { reference: spec.image.reference.clone(), message: error.to_string() })
+        }
         Ok(Err(error)) => Err(error.into()),
-        Err(lost) => Err(super::daemon::unavailable(format!("creation was lost: {lost}"))),
+        Err(_) => Err(unavailable("the creation was given up".to_owned())),
     }
-}
-
-/// Adds to a lost session what the daemon and the container's standard error know of it.
-async fn explain(error: Error, daemon: &Daemon, id: &str, diagnosis: &Diagnosis) -> Error {
-    let Error::Lost { message, oom_killed } = error else {
-        return error;
-    };
-    // The streams end before the daemon has noted how the container ended.
-    let mut end = daemon.docker.wait_container(id, None::<WaitContainerOptions>);
-    let _ = tokio::time::timeout(END_TIMEOUT, end.next()).await;
-    let oom_killed = oom_killed || was_oom_killed(daemon, id).await.unwrap_or(false);
-    let said = diagnosis.text();
-    let message = if said.is_empty() { message } else { format!("{message}; it said: {said}") };
-    Error::Lost { message, oom_killed }
-}
-
-/// Whether the daemon saw the cgroup's OOM killer; `None` when it does not say.
-async fn was_oom_killed(daemon: &Daemon, id: &str) -> Option<bool> {
-    let inspect = daemon.docker.inspect_container(id, None::<InspectContainerOptions>);
-    let state = daemon.call("inspect", inspect).await.ok()?.state?;
-    state.oom_killed
 }
 
 #[async_trait]
