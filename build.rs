@@ -37,7 +37,8 @@ fn build_guest(root: &Path, target: &str, target_directory: &Path) -> Result<(),
     }
     let status = cargo.status()?;
     if !status.success() {
-        return Err(format!("the guest does not build: {status}").into());
+        let hint = "it links the C library statically: libc6-dev on Debian, glibc-static on Fedora";
+        return Err(format!("the guest does not build ({status}); {hint}").into());
     }
     Ok(())
 }

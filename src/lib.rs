@@ -1,8 +1,12 @@
 //! Tako VM runs untrusted Python as jobs, each in its own single-use sandbox, and keeps every
 //! transition in an append-only event log from which records, lineage and replay are derived.
 //!
-//! The rooms, in reading order: [`domain`], [`clock`], [`store`], [`engine`], [`config`], [`telemetry`].
+//! The rooms, in reading order: [`domain`], [`clock`], [`store`], [`engine`], [`actors`],
+//! [`api`], [`cli`], [`config`], [`telemetry`].
 
+pub mod actors;
+pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;

@@ -10,10 +10,11 @@ def _bootstrap():
     sys.stdout.flush()
     sys.stderr.flush()
     posix.set_inheritable(report, False)
-    posix.write(ready, b"ready " + sys.version.split()[0].encode())
-    posix.close(ready)
+    posix.write(ready, b"ready " + sys.version.split()[0].encode() + b"\n")
     if posix.read(go, 1) != b"g":
         posix._exit(0)
+    posix.write(ready, b"!")
+    posix.close(ready)
     posix.close(go)
 
     # From here on this process is `python3 /code/main.py`.
@@ -21,7 +22,8 @@ def _bootstrap():
     sys.argv[:] = [file]
     if hasattr(sys, "orig_argv"):
         sys.orig_argv[:] = [sys.orig_argv[0], file]
-    sys.path.insert(0, "/code")
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, "/code")
     main = sys.modules["__main__"].__dict__
     fresh = {
         "__name__": "__main__",
@@ -74,11 +76,14 @@ def _bootstrap():
         hook = getattr(sys, "excepthook", None)
 
         def show(kind, value, _):
-            sys.excepthook = hook
-            hook(kind, value.with_traceback(trace), trace)
+            if hook is None:
+                del sys.excepthook
+                sys.stderr.write("sys.excepthook is missing\n")
+            else:
+                sys.excepthook = hook
+            (hook or sys.__excepthook__)(kind, value.with_traceback(trace), trace)
 
-        if hook is not None:
-            sys.excepthook = show
+        sys.excepthook = show
         raise
 
 

@@ -190,4 +190,80 @@ mod tests {
         let error = read(&mut &cut[..]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
+
+    /// Numbers that are the same in every run (xorshift64).
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % bound as u64) as usize
+        }
+
+        fn bytes(&mut self, bound: usize) -> Vec<u8> {
+            (0..self.below(bound)).map(|_| self.below(256) as u8).collect()
+        }
+    }
+
+    const KINDS: [Kind; 13] = [
+        Kind::Boot,
+        Kind::File,
+        Kind::FileData,
+        Kind::Run,
+        Kind::Cancel,
+        Kind::Ready,
+        Kind::Started,
+        Kind::Stdout,
+        Kind::Stderr,
+        Kind::Artifact,
+        Kind::ArtifactData,
+        Kind::Exited,
+        Kind::Fault,
+    ];
+
+    #[test]
+    fn any_sequence_of_frames_reads_back_and_any_cut_of_it_is_noticed() {
+        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+        for _ in 0..300 {
+            let frames: Vec<(Kind, Vec<u8>)> =
+                (0..numbers.below(6)).map(|_| (KINDS[numbers.below(KINDS.len())], numbers.bytes(300))).collect();
+            let mut bytes = Vec::new();
+            let mut ends = vec![0];
+            for (kind, payload) in &frames {
+                write(&mut bytes, *kind, payload).unwrap();
+                ends.push(bytes.len());
+            }
+            let cut = numbers.below(bytes.len() + 1);
+            let mut whole = bytes.as_slice();
+            for (kind, payload) in &frames {
+                assert_eq!(read(&mut whole).unwrap(), Some((*kind, payload.clone())));
+            }
+            assert_eq!(read(&mut whole).unwrap(), None);
+
+            let mut rest = &bytes[..cut];
+            let last = loop {
+                match read(&mut rest) {
+                    Ok(Some(_)) => {}
+                    other => break other,
+                }
+            };
+            assert_eq!(last.is_ok(), ends.contains(&cut), "cut at {cut} of {ends:?}");
+        }
+    }
+
+    #[test]
+    fn noise_is_refused_or_read_and_never_more_than_it_is() {
+        let mut numbers = Numbers(1);
+        for _ in 0..2000 {
+            let noise = numbers.bytes(64);
+            let mut rest = noise.as_slice();
+            let mut total = 0;
+            while let Ok(Some((_, payload))) = read(&mut rest) {
+                total += HEADER_BYTES + payload.len();
+            }
+            assert!(total <= noise.len());
+        }
+    }
 }

@@ -20,6 +20,17 @@ use serde::{Deserialize, Serialize};
 /// The protocol's version. Guest and host must have the same one.
 pub const VERSION: u32 = 1;
 
+/// The longest path of an artifact, collected or refused.
+pub const MAX_PATH_BYTES: usize = 255;
+/// Refused entries that a report names; further ones are left out.
+pub const MAX_REFUSED_ARTIFACTS: usize = 100;
+/// The longest class name of an exception.
+pub const MAX_NAME_BYTES: usize = 1024;
+/// Base classes of an exception that a report names.
+pub const MAX_BASES: usize = 64;
+/// The longest message of an exception or a fault.
+pub const MAX_MESSAGE_BYTES: usize = 4096;
+
 /// The first frame: how to start the interpreter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
@@ -117,7 +128,8 @@ pub struct Report {
     /// Bytes the code wrote, kept or not.
     pub stdout_total_bytes: u64,
     pub stderr_total_bytes: u64,
-    /// Entries of `/output` that were not collected, and why; at most 100 of them.
+    /// Entries of `/output` that were not collected, and why; the first
+    /// [`MAX_REFUSED_ARTIFACTS`] of them.
     pub refused_artifacts: Vec<RefusedArtifact>,
 }
 
@@ -147,7 +159,7 @@ pub struct Exception {
 /// An entry of `/output` that was not collected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedArtifact {
-    /// Lossy UTF-8, control characters escaped, at most 255 bytes.
+    /// Lossy UTF-8, control characters escaped, cut at [`MAX_PATH_BYTES`].
     pub name: String,
     pub reason: Refusal,
 }
@@ -160,7 +172,7 @@ pub enum Refusal {
     NotARegularFile,
     /// More than one name leads to the file.
     HardLink,
-    /// Not UTF-8, control characters, or longer than 255 bytes.
+    /// Not UTF-8, control characters, or longer than [`MAX_PATH_BYTES`].
     BadName,
     TooDeep,
     TooLarge,
@@ -198,4 +210,26 @@ pub enum FaultKind {
     Protocol,
     /// The kernel refused what the guest needs.
     System,
+}
+
+/// The longest beginning of a text that has at most so many bytes and only whole characters.
+pub fn prefix(text: &str, bytes: usize) -> &str {
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::prefix;
+
+    #[test]
+    fn a_prefix_has_whole_characters_only() {
+        assert_eq!(prefix("aéb", 0), "");
+        assert_eq!(prefix("aéb", 2), "a");
+        assert_eq!(prefix("aéb", 3), "aé");
+        assert_eq!(prefix("aéb", 9), "aéb");
+    }
 }

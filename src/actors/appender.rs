@@ -62,7 +62,10 @@ impl Appender {
             return;
         }
         if self.waiting.is_empty() {
-            self.on_empty.drain(..).for_each(|answer| drop(answer.send(())));
+            for answer in self.on_empty.drain(..) {
+                // Who asked may have stopped waiting.
+                let _ = answer.send(());
+            }
             return;
         }
         self.in_flight = true;

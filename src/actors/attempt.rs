@@ -17,8 +17,8 @@ use super::replay;
 use super::slot::Stop;
 use crate::clock::Clock;
 use crate::domain::{
-    self, Claim, Command, Digest, Ending, ErrorType, Failure, JobSubmitted, Phase, Relationship,
-    ReplayVerdictRecorded, Retry, RetryPolicy, Verdict, Warmth, outcome,
+    self, Claim, Command, Digest, Ending, ErrorType, Failure, JobSubmitted, Phase, Relationship, ReplayVerdictRecorded,
+    Retry, RetryPolicy, Verdict, Warmth, outcome,
 };
 use crate::engine::pool::Pool;
 use crate::engine::{self, Sandbox, SandboxSpec};
@@ -137,7 +137,7 @@ impl Attempt<'_> {
                 self.commit(tracked, vec![Command::FailAttempt { lease, error, retry }]).await
             }
             Stuck::ReplayRefused { reason } => {
-                let error = failure(ErrorType::ConfigError, Phase::Startup, &reason);
+                let error = Failure::of_service(ErrorType::ConfigError, Phase::Startup, &reason);
                 let mut commands =
                     vec![Command::Finish { lease, ending: Box::new(Ending::Failed { error, observed: None }) }];
                 if let Some(parent) = &tracked.record.submitted.parent {
@@ -176,7 +176,7 @@ impl Attempt<'_> {
             return Ok((sandbox, bytes));
         }
         let sandbox = tokio::select! {
-            started = self.bench.pool.start(&spec) => started.map_err(|error| self.stuck(error, &spec))?,
+            started = self.bench.pool.start(&spec) => started.map_err(|error| stuck_starting(error, &spec))?,
             () = self.stop.cancel.cancelled() => return Err(Stuck::Ended(cancelled())),
             () = self.stop.release.cancelled() => return Err(Stuck::Ended(cancelled())),
         };
@@ -235,8 +235,7 @@ impl Attempt<'_> {
         if self.stop.release.is_cancelled() {
             return Err(Stuck::Ended(cancelled()));
         }
-        let spec = self.bench.pool.labels();
-        let ran = ran.map_err(|error| self.stuck_running(error, submitted, spec.node_id.as_str()))?;
+        let ran = ran.map_err(|error| stuck_running(error, submitted))?;
         let Observation { observed, blobs } = Observation::of(&ran, startup, self.began.elapsed());
         let ending = outcome::classify(outcome::Facts {
             end: ran.report.end,
@@ -299,7 +298,7 @@ impl Attempt<'_> {
             Ok(Err(Unprepared::PinnedImageGone { reason })) => Err(Stuck::ReplayRefused { reason }),
             Ok(Err(Unprepared::Failed { error, retryable })) => Err(Stuck::Failed { error, retryable }),
             Err(closed) => Err(Stuck::Failed {
-                error: failure(ErrorType::InternalError, Phase::Startup, &closed.to_string()),
+                error: Failure::of_service(ErrorType::InternalError, Phase::Startup, &closed.to_string()),
                 retryable: true,
             }),
         }
@@ -308,16 +307,20 @@ impl Attempt<'_> {
     async fn bytes(&self, submitted: &JobSubmitted) -> Result<JobBytes, Stuck> {
         let hashes: Vec<Digest> =
             [submitted.code, submitted.input].into_iter().chain(submitted.files.iter().map(|file| file.hash)).collect();
-        let mut blobs = loop {
+        let blobs = loop {
             match self.bench.store.blobs(&hashes).await {
                 Ok(blobs) => break blobs,
                 Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(200)).await,
                 Err(error) => return Err(Stuck::Gone(error.into())),
             }
         };
-        let mut take = |hash: &Digest, what: &str| {
+        let take = |hash: &Digest, what: &str| {
             blobs.get(hash).cloned().ok_or_else(|| Stuck::Failed {
-                error: failure(ErrorType::InternalError, Phase::Startup, &format!("{what} of the job is not kept any more")),
+                error: Failure::of_service(
+                    ErrorType::InternalError,
+                    Phase::Startup,
+                    &format!("{what} of the job is not kept any more"),
+                ),
                 retryable: false,
             })
         };
@@ -356,40 +359,38 @@ impl Attempt<'_> {
         let delay = self.bench.retry.delay(tracked.record.attempt, rand::random(), None);
         Retry::At { not_before: self.bench.clock.now() + delay, delay_ms: delay.as_millis() as u64 }
     }
+}
 
-    /// What an engine's error means before the code ran.
-    fn stuck(&self, error: engine::Error, spec: &SandboxSpec) -> Stuck {
-        match error {
-            engine::Error::Startup(fault) if fault.kind == FaultKind::StartupTimeout => Stuck::Ended(Ending::TimedOut {
-                phase: Phase::Startup,
-                limit_ms: spec.startup_timeout.as_millis() as u64,
-                observed: None,
-            }),
-            engine::Error::Startup(fault) if fault.kind == FaultKind::StartupFailed && !spec.preload.is_empty() => {
-                Stuck::Failed {
-                    error: failure(ErrorType::DependencyError, Phase::Startup, &fault.message),
-                    retryable: false,
-                }
-            }
-            error => infrastructure(&error, Phase::Startup),
+/// What an engine's error means before the code ran.
+fn stuck_starting(error: engine::Error, spec: &SandboxSpec) -> Stuck {
+    match error {
+        engine::Error::Startup(fault) if fault.kind == FaultKind::StartupTimeout => Stuck::Ended(Ending::TimedOut {
+            phase: Phase::Startup,
+            limit_ms: spec.startup_timeout.as_millis() as u64,
+            observed: None,
+        }),
+        engine::Error::Startup(fault) if fault.kind == FaultKind::StartupFailed && !spec.preload.is_empty() => {
+            let error = Failure::of_service(ErrorType::DependencyError, Phase::Startup, &fault.message);
+            Stuck::Failed { error, retryable: false }
         }
+        error => infrastructure(&error, Phase::Startup),
     }
+}
 
-    /// What an engine's error means once the code ran.
-    fn stuck_running(&self, error: engine::Error, submitted: &JobSubmitted, _node: &str) -> Stuck {
-        match error {
-            engine::Error::Lost { oom_killed: true, .. } => Stuck::Ended(Ending::OutOfMemory {
-                limit_bytes: submitted.limits.memory_bytes,
-                peak_bytes: submitted.limits.memory_bytes,
-                observed: None,
-            }),
-            engine::Error::Unresponsive(_) => Stuck::Ended(Ending::TimedOut {
-                phase: Phase::Execution,
-                limit_ms: submitted.limits.timeout_ms,
-                observed: None,
-            }),
-            error => infrastructure(&error, Phase::Execution),
-        }
+/// What an engine's error means once the code ran.
+fn stuck_running(error: engine::Error, submitted: &JobSubmitted) -> Stuck {
+    match error {
+        engine::Error::Lost { oom_killed: true, .. } => Stuck::Ended(Ending::OutOfMemory {
+            limit_bytes: submitted.limits.memory_bytes,
+            peak_bytes: submitted.limits.memory_bytes,
+            observed: None,
+        }),
+        engine::Error::Unresponsive(_) => Stuck::Ended(Ending::TimedOut {
+            phase: Phase::Execution,
+            limit_ms: submitted.limits.timeout_ms,
+            observed: None,
+        }),
+        error => infrastructure(&error, Phase::Execution),
     }
 }
 
@@ -408,9 +409,5 @@ fn infrastructure(error: &engine::Error, phase: Phase) -> Stuck {
         | engine::Error::System { .. } => ErrorType::InternalError,
     };
     tracing::warn!(error = %error, "an attempt failed by the service's fault");
-    Stuck::Failed { error: failure(error_type, phase, &error.to_string()), retryable: true }
-}
-
-fn failure(error_type: ErrorType, phase: Phase, message: &str) -> Failure {
-    Failure { error_type, message: domain::scrub(message), phase, exception: None }
+    Stuck::Failed { error: Failure::of_service(error_type, phase, &error.to_string()), retryable: true }
 }

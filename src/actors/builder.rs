@@ -25,8 +25,13 @@ pub struct Prepare {
 #[derive(Debug, Clone)]
 pub enum Unprepared {
     /// A replay's image is not the one it was, or is gone.
-    PinnedImageGone { reason: String },
-    Failed { error: Failure, retryable: bool },
+    PinnedImageGone {
+        reason: String,
+    },
+    Failed {
+        error: Failure,
+        retryable: bool,
+    },
 }
 
 /// Builds a job type now; answers with its version.
@@ -60,7 +65,9 @@ pub struct Built {
 pub enum Refusal {
     #[error(transparent)]
     JobType(#[from] NoSuchJobType),
-    #[error("job type {job_type:?} needs requirements, and this version of the service installs none; bring a base_image that has them")]
+    #[error(
+        "job type {job_type:?} needs requirements, and this version of the service installs none; bring a base_image that has them"
+    )]
     Requirements { job_type: String },
     #[error("job type {job_type:?} was not built: {message}")]
     Failed { job_type: String, message: String },
@@ -91,7 +98,7 @@ impl Builder {
 fn reference(kind: engine::Kind, job_type: &JobType) -> String {
     match kind {
         engine::Kind::Docker => {
-            job_type.base_image.clone().unwrap_or_else(|| format!("python:{}-slim", job_type.python_version))
+            job_type.base_image.clone().unwrap_or_else(|| format!("tako-vm/executor:{}", job_type.python_version))
         }
         engine::Kind::Native => "host".to_owned(),
         engine::Kind::Scripted => "scripted".to_owned(),
@@ -130,29 +137,32 @@ impl Handler<Prepare> for Builder {
         let (job_types, pool, images) = (Arc::clone(&self.job_types), Arc::clone(&self.pool), Arc::clone(&self.images));
         let task = self.io.spawn(async move {
             let (job_type, _) = job_types.resolve(&submitted.job_type).map_err(|gone| Unprepared::Failed {
-                error: failure(ErrorType::ConfigError, &gone.to_string()),
+                error: Failure::of_service(ErrorType::ConfigError, Phase::Startup, &gone.to_string()),
                 retryable: false,
             })?;
             if !job_type.requirements.is_empty() || !submitted.requirements.is_empty() {
                 let refusal = Refusal::Requirements { job_type: job_type.name.clone() };
-                let error = failure(ErrorType::DependencyError, &refusal.to_string());
+                let error = Failure::of_service(ErrorType::DependencyError, Phase::Startup, &refusal.to_string());
                 return Err(Unprepared::Failed { error, retryable: false });
             }
             let engine = pool.engine().kind();
             if let Some(pinned) = &submitted.pinned_image
                 && pinned.engine != engine.as_str()
             {
-                let reason = format!("it ran on the {} engine, and this node has the {} engine", pinned.engine, engine.as_str());
+                let reason =
+                    format!("it ran on the {} engine, and this node has the {} engine", pinned.engine, engine.as_str());
                 return Err(Unprepared::PinnedImageGone { reason });
             }
             let reference = match &submitted.pinned_image {
+                // A tag may have moved since; the digest is the image.
+                Some(pinned) if engine == engine::Kind::Docker => pinned.digest.clone(),
                 Some(pinned) => pinned.reference.clone(),
                 None => reference(engine, job_type),
             };
             let image = images.resolve(&pool, &reference).await.map_err(|error| match &submitted.pinned_image {
                 Some(_) => Unprepared::PinnedImageGone { reason: domain::scrub(&error.to_string()) },
                 None => Unprepared::Failed {
-                    error: failure(ErrorType::DockerError, &error.to_string()),
+                    error: Failure::of_service(ErrorType::DockerError, Phase::Startup, &error.to_string()),
                     retryable: matches!(error, engine::Error::Unavailable { .. }),
                 },
             })?;
@@ -169,7 +179,7 @@ impl Handler<Prepare> for Builder {
         Box::pin(async move {
             task.await.unwrap_or_else(|lost| {
                 Err(Unprepared::Failed {
-                    error: failure(ErrorType::InternalError, &lost.to_string()),
+                    error: Failure::of_service(ErrorType::InternalError, Phase::Startup, &lost.to_string()),
                     retryable: true,
                 })
             })
@@ -207,12 +217,8 @@ impl Handler<ImageExists> for Builder {
     type Result = bool;
 
     fn handle(&mut self, ImageExists { job_type }: ImageExists, _: &mut Self::Context) -> bool {
-        self.job_types
-            .resolve(&job_type)
-            .is_ok_and(|(job_type, _)| job_type.requirements.is_empty() && self.images.is_resolved(&self.reference(job_type)))
+        self.job_types.resolve(&job_type).is_ok_and(|(job_type, _)| {
+            job_type.requirements.is_empty() && self.images.is_resolved(&self.reference(job_type))
+        })
     }
-}
-
-fn failure(error_type: ErrorType, message: &str) -> Failure {
-    Failure { error_type, message: domain::scrub(message), phase: Phase::Startup, exception: None }
 }

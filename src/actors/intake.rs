@@ -117,14 +117,16 @@ impl Refusal {
         Self::Unavailable { retry_after: Duration::from_secs(2) }
     }
 
-    fn of(error: ledger::Error, execution_id: Uuid) -> Self {
+    pub(super) fn of(error: ledger::Error, execution_id: Uuid) -> Self {
         match error {
             ledger::Error::Rejected(rejection) => match rejection {
                 Rejection::Unknown => Self::NotFound(execution_id),
                 Rejection::AlreadyEnded(status) => Self::AlreadyEnded { execution_id, status },
                 Rejection::NotEnded => Self::NotEnded(execution_id),
                 Rejection::NotADeadLetter => Self::NotADeadLetter(execution_id),
-                Rejection::AlreadyExists | Rejection::LeaseLost { .. } | Rejection::NotQueued => Self::internal(&rejection),
+                Rejection::AlreadyExists | Rejection::LeaseLost { .. } | Rejection::NotQueued => {
+                    Self::internal(&rejection)
+                }
             },
             ledger::Error::Overloaded | ledger::Error::Stopped => Self::unavailable(),
             ledger::Error::Store(error) => Self::from(error),
@@ -134,7 +136,7 @@ impl Refusal {
         }
     }
 
-    fn internal(error: &dyn std::error::Error) -> Self {
+    fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, "a client's wish failed for a reason that is no client's");
         Self::Internal
     }
@@ -296,10 +298,8 @@ impl Doors {
             return Err(Refusal::Invalid { faults });
         }
         let (job_type, version) = self.job_types.resolve(&submission.job_type)?;
-        let idempotency = submission
-            .idempotency_key
-            .clone()
-            .map(|key| Idempotency { key, fingerprint: submission.fingerprint() });
+        let idempotency =
+            submission.idempotency_key.clone().map(|key| Idempotency { key, fingerprint: submission.fingerprint() });
         let limits = self.job_types.limits(job_type, submission.timeout, submission.startup_timeout);
         let blobs = Blobs::of(&submission);
         let submitted = JobSubmitted {
@@ -390,7 +390,7 @@ impl Doors {
                     return Err(Refusal::Invalid { faults });
                 }
                 submitted.code = Digest::of(code.as_bytes());
-                blobs.push(store::Blob { hash: submitted.code, bytes: Bytes::from(code) });
+                blobs.push(store::Blob::new(Bytes::from(code)));
                 Relationship::Fork
             }
         };
@@ -439,7 +439,7 @@ impl Doors {
         let wanted: Vec<_> = std::iter::once(("its code".to_owned(), submitted.code))
             .chain(std::iter::once(("its input".to_owned(), submitted.input)))
             .chain(submitted.files.iter().map(|file| (format!("its file {:?}", file.name), file.hash)))
-            .filter(|(_, hash)| brought.iter().all(|blob| blob.hash != *hash))
+            .filter(|(_, hash)| brought.iter().all(|blob| blob.hash() != *hash))
             .collect();
         let hashes: Vec<_> = wanted.iter().map(|(_, hash)| *hash).collect();
         let missing = self.store.missing_blobs(&hashes).await?;
@@ -465,7 +465,7 @@ impl Blobs {
         let mut files = Vec::new();
         for (name, bytes) in &submission.files {
             let blob = store::Blob::new(bytes.clone());
-            files.push(InputFile { name: name.clone(), hash: blob.hash, bytes: bytes.len() as u64 });
+            files.push(InputFile { name: name.clone(), hash: blob.hash(), bytes: bytes.len() as u64 });
             blobs.push(blob);
         }
         Self { blobs, files }

@@ -144,8 +144,7 @@ impl JobTypes {
 }
 
 fn digest(job_type: &JobType) -> String {
-    let environment: BTreeMap<_, _> =
-        job_type.environment.iter().map(|(name, value)| (name, value.expose())).collect();
+    let environment: BTreeMap<_, _> = job_type.environment.iter().map(|(name, value)| (name, value.expose())).collect();
     canonical_json_digest(&json!({
         "requirements": job_type.requirements,
         "python_version": job_type.python_version,

@@ -59,7 +59,9 @@ impl Error {
         match self {
             Self::Overloaded => true,
             Self::Store(error) => error.is_transient(),
-            Self::Rejected(_) | Self::LeaseLost | Self::IdempotencyTaken { .. } | Self::Stopped | Self::Corrupt(_) => false,
+            Self::Rejected(_) | Self::LeaseLost | Self::IdempotencyTaken { .. } | Self::Stopped | Self::Corrupt(_) => {
+                false
+            }
         }
     }
 }

@@ -18,11 +18,16 @@ impl Waiters {
     /// Waits for the end of an execution: true once it was told of, false when the time is over.
     ///
     /// Call before looking at the record, poll after.
-    pub fn ended(self: &std::sync::Arc<Self>, execution_id: Uuid, within: Duration) -> impl Future<Output = bool> + Send + 'static {
+    pub fn ended(
+        self: &std::sync::Arc<Self>,
+        execution_id: Uuid,
+        within: Duration,
+    ) -> impl Future<Output = bool> + Send + 'static {
         let mut told = self.lock().entry(execution_id).or_insert_with(|| watch::channel(false).0).subscribe();
         let waiters = std::sync::Arc::clone(self);
         async move {
-            let ended = tokio::time::timeout(within, told.wait_for(|ended| *ended)).await.is_ok_and(|told| told.is_ok());
+            let ended =
+                tokio::time::timeout(within, told.wait_for(|ended| *ended)).await.is_ok_and(|told| told.is_ok());
             drop(told);
             waiters.forget(execution_id);
             ended

@@ -55,7 +55,12 @@ impl Config {
     fn check_top(&self, bounds: &mut Bounds) {
         bounds.number("max_workers", self.max_workers, 1, 1_024);
         bounds.number("max_queue_size", self.max_queue_size, 1, 10_000_000);
-        bounds.seconds("default_timeout", self.default_timeout, 0.001, DAY);
+        bounds.seconds(
+            "default_timeout",
+            self.default_timeout,
+            self.limits.min_timeout.as_secs_f64(),
+            self.limits.max_timeout.as_secs_f64(),
+        );
         bounds.text("container_runtime", &self.container_runtime, 64, is_word);
         bounds.require(!self.container_runtime.is_empty(), "container_runtime", || {
             "must be auto, runc, runsc or another runtime's name".to_owned()

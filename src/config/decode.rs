@@ -23,6 +23,16 @@ pub(super) fn config(mut given: Value) -> Result<Config, Found> {
         if name == "default" {
             job_type.timeout = config.default_timeout;
         }
+        // Nobody wrote these values, so nobody can be told that they exceed the limits.
+        let limits = &config.limits;
+        job_type.timeout = job_type
+            .timeout
+            .min(limits.max_timeout)
+            .max(limits.min_timeout);
+        job_type.startup_timeout = job_type
+            .startup_timeout
+            .min(limits.max_startup_timeout)
+            .max(limits.min_startup_timeout);
         config.job_types.entry(name).or_insert(job_type);
     }
     found.extend(config.check());
@@ -151,6 +161,23 @@ mod tests {
         let seconds = |name: &str| config.job_types[name].timeout.as_secs();
         assert_eq!((seconds("a"), seconds("b"), seconds("default")), (7, 8, 7));
         assert_eq!(config.job_types["a"].name, "a");
+    }
+
+    #[test]
+    fn built_in_job_types_fit_narrower_limits() {
+        let limits = json!({"max_timeout": 60, "max_startup_timeout": 100});
+        let config = config(json!({"limits": limits})).unwrap();
+        let heavy = &config.job_types["ml-inference"];
+        assert_eq!(
+            (heavy.timeout.as_secs(), heavy.startup_timeout.as_secs()),
+            (60, 100)
+        );
+    }
+
+    #[test]
+    fn a_section_without_a_line_is_the_default() {
+        let given = json!({"server": null, "limits": {"max_files": null}, "job_types": null});
+        assert_eq!(config(given).unwrap(), Config::default());
     }
 
     #[test]

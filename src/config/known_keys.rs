@@ -30,8 +30,8 @@ impl Shape {
         }))
     }
 
-    /// Takes the keys out of `given` that nothing reads; answers with their paths and
-    /// what to say of each.
+    /// Takes the keys out of `given` that nothing reads, and those without a value; answers with
+    /// the paths of the former and what to say of each.
     pub(super) fn take_unknown(&self, given: &mut Value) -> Vec<(String, String)> {
         let mut found = Vec::new();
         take(given, &self.0, "", &mut found);
@@ -58,14 +58,18 @@ fn take(given: &mut Value, shape: &Value, at: &str, found: &mut Vec<(String, Str
         (Value::Object(given), Value::Object(known)) if !known.is_empty() => {
             given.retain(|key, value| {
                 let path = joined(at, key);
-                match known.get(key).or_else(|| known.get(ANY)) {
-                    Some(shape) => take(value, shape, &path, found),
-                    None => {
+                match (known.get(key), known.get(ANY)) {
+                    // A section whose every line is commented out reads as null.
+                    (Some(_), _) if value.is_null() => false,
+                    (Some(shape), _) | (None, Some(shape)) => {
+                        take(value, shape, &path, found);
+                        true
+                    }
+                    (None, None) => {
                         found.push((path, unknown(key, known.keys().map(String::as_str))));
-                        return false;
+                        false
                     }
                 }
-                true
             });
         }
         (Value::Array(given), Value::Array(known)) => {

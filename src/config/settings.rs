@@ -53,6 +53,8 @@ pub struct Config {
     pub retention: Retention,
     pub log: Log,
     /// By name; the built-in ones unless redefined, and those of `job_types/*.yaml`.
+    // Decoded as empty: `decode` adds the built-in ones, fitted to the limits.
+    #[serde(default)]
     pub job_types: BTreeMap<String, JobType>,
 }
 

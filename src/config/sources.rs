@@ -38,13 +38,15 @@ pub struct Loaded {
 }
 
 impl Sources {
-    /// This process's directory, home and environment.
+    /// This process's directory, home and environment; `file` is what `--config` names, before
+    /// which `TAKO_VM_CONFIG` gives way.
     pub fn of_process(file: Option<PathBuf>) -> std::io::Result<Self> {
+        let named = || std::env::var_os("TAKO_VM_CONFIG").filter(|file| !file.is_empty());
         let environment: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         Ok(Self {
-            file,
+            file: file.or_else(|| named().map(PathBuf::from)),
             directory: std::env::current_dir()?,
             home: std::env::home_dir().filter(|home| !home.as_os_str().is_empty()),
             environment,
@@ -75,7 +77,10 @@ impl Sources {
     /// [`Error::Unreadable`] for a file; [`Error::Invalid`] with everything that is wrong;
     /// [`Error::OpenBind`] for a server that anybody could use.
     pub fn load(&self) -> Result<Loaded, Error> {
-        let mut layers = Layers::default();
+        let mut layers = Layers {
+            value: Value::Object(Map::new()),
+            ..Layers::default()
+        };
         if let Some(path) = self.find() {
             layers.read_main(path)?;
         }
@@ -150,7 +155,6 @@ struct Layers {
 impl Layers {
     fn read_main(&mut self, path: PathBuf) -> Result<(), Error> {
         let directory = path.parent().map(Path::to_path_buf).unwrap_or_default();
-        self.value = Value::Object(Map::new());
         if let Some(document) = self.read(&path)? {
             self.note_lines(&document, &path, "");
             self.value = document.value;
@@ -302,6 +306,20 @@ mod tests {
         write(dir.path(), "named.yaml", "max_workers: 5");
         sources.file = Some("named.yaml".into());
         assert_eq!(sources.load().unwrap().config.max_workers, 5);
+    }
+
+    #[test]
+    fn no_file_at_all_means_the_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let loaded = sources(dir.path()).load().unwrap();
+        assert!(loaded.files.is_empty());
+        assert_eq!(
+            loaded.config,
+            Config {
+                data_dir: dir.path().join(".tako"),
+                ..Config::default()
+            }
+        );
     }
 
     #[test]

@@ -177,3 +177,10 @@ pub struct Failure {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exception: Option<String>,
 }
+
+impl Failure {
+    /// The service's own failure; its words are scrubbed.
+    pub fn of_service(error_type: ErrorType, phase: Phase, message: &str) -> Self {
+        Self { error_type, message: super::scrub(message), phase, exception: None }
+    }
+}

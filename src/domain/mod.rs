@@ -15,6 +15,7 @@ mod job;
 mod json_text;
 pub mod outcome;
 mod retry;
+mod scrub;
 
 pub use command::{Command, Retry};
 pub use decide::{Rejection, decide};
@@ -33,3 +34,4 @@ pub use job::{
 };
 pub use json_text::{JsonObject, JsonTextError, MAX_DEPTH};
 pub use retry::RetryPolicy;
+pub use scrub::scrub;

@@ -5,7 +5,9 @@
 //! report facts (exit status, signal, who was killed and why); what they mean is decided in
 //! the domain.
 
+pub mod docker;
 pub mod guest_binary;
+pub mod native;
 pub mod pool;
 pub mod scripted;
 pub mod session;

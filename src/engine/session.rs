@@ -76,7 +76,7 @@ impl Session {
                 }
                 Ok((Self { frames, writer }, ready))
             }
-            Kind::Fault => Err(Error::Startup(parse(&payload)?)),
+            Kind::Fault => Err(Error::Startup(parse_fault(&payload)?)),
             kind => Err(lost(format!("guest sent {kind:?} before it was ready"))),
         }
     }
@@ -89,7 +89,8 @@ impl Session {
     /// (and beyond a cancellation) to answer.
     ///
     /// # Errors
-    /// [`Error::Guest`], [`Error::Lost`] or [`Error::Unresponsive`]; the caller kills the
+    /// [`Error::Guest`] (whose phase is `Startup` when the code was never begun),
+    /// [`Error::Lost`] or [`Error::Unresponsive`]; the caller kills the
     /// sandbox in every case.
     pub async fn run(
         self,
@@ -114,15 +115,11 @@ impl Session {
 
         let mut received = Received::new(&job, output);
         let mut backstop = Backstop::new(job.execution_timeout, grace);
-        let mut cancelled = false;
         loop {
             tokio::select! {
                 biased;
                 () = &mut sending => {}
-                () = cancel.cancelled(), if !cancelled => {
-                    cancelled = true;
-                    backstop.cancelled();
-                }
+                () = cancel.cancelled(), if !backstop.cancelled => backstop.cancel(),
                 () = tokio::time::sleep_until(backstop.at) => {
                     return Err(Error::Unresponsive(backstop.begun.elapsed()));
                 }
@@ -148,20 +145,24 @@ struct Backstop {
     at: Instant,
     execution_timeout: Duration,
     grace: Duration,
+    cancelled: bool,
     collection_ends: Option<Instant>,
 }
 
 impl Backstop {
     fn new(execution_timeout: Duration, grace: Duration) -> Self {
         let begun = Instant::now();
-        Self { begun, at: begun + grace, execution_timeout, grace, collection_ends: None }
+        Self { begun, at: begun + grace, execution_timeout, grace, cancelled: false, collection_ends: None }
     }
 
     fn started(&mut self) {
-        self.at = Instant::now() + self.execution_timeout + self.grace;
+        if !self.cancelled {
+            self.at = Instant::now() + self.execution_timeout + self.grace;
+        }
     }
 
-    fn cancelled(&mut self) {
+    fn cancel(&mut self) {
+        self.cancelled = true;
         self.at = self.at.min(Instant::now() + self.grace);
     }
 
@@ -224,7 +225,7 @@ impl Received {
             Kind::Artifact if self.started => self.announce(parse(&payload)?)?,
             Kind::ArtifactData => self.piece(&payload)?,
             Kind::Exited => return parse(&payload).map(Some),
-            Kind::Fault => return Err(Error::Guest(parse(&payload)?)),
+            Kind::Fault => return Err(Error::Guest(parse_fault(&payload)?)),
             kind => return Err(lost(format!("guest sent {kind:?} out of order"))),
         }
         Ok(None)
@@ -285,16 +286,29 @@ impl Received {
     }
 
     fn finish(self, report: Report) -> Result<Run, Error> {
-        if report.refused_artifacts.len() > 100 {
-            return Err(lost("guest refused more artifacts than it may name".to_owned()));
+        if !is_bounded(&report) {
+            return Err(lost("guest sent a report of more than the protocol allows".to_owned()));
         }
         Ok(Run { report, stdout: self.stdout.freeze(), stderr: self.stderr.freeze(), artifacts: self.artifacts })
     }
 }
 
+/// Whether every text and list of a report is as short as the protocol promises.
+fn is_bounded(report: &Report) -> bool {
+    let exception = report.exception.as_ref().is_none_or(|exception| {
+        exception.class.len() <= protocol::MAX_NAME_BYTES
+            && exception.bases.len() <= protocol::MAX_BASES
+            && exception.bases.iter().all(|base| base.len() <= protocol::MAX_NAME_BYTES)
+            && exception.message.len() <= protocol::MAX_MESSAGE_BYTES
+    });
+    exception
+        && report.refused_artifacts.len() <= protocol::MAX_REFUSED_ARTIFACTS
+        && report.refused_artifacts.iter().all(|refused| refused.name.len() <= protocol::MAX_PATH_BYTES)
+}
+
 /// Whether a path is one that a guest may announce: relative, of plain names, printable.
 fn is_artifact_path(path: &str) -> bool {
-    path.len() <= 255
+    path.len() <= protocol::MAX_PATH_BYTES
         && !path.chars().any(char::is_control)
         && path.split('/').all(|name| !matches!(name, "" | "." | ".."))
 }
@@ -372,6 +386,12 @@ async fn write_frame(writer: &mut Writer, kind: Kind, payload: &[u8]) -> Result<
 
 fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(payload).map_err(|error| lost(format!("guest sent a record that does not parse: {error}")))
+}
+
+fn parse_fault(payload: &[u8]) -> Result<Fault, Error> {
+    let mut fault: Fault = parse(payload)?;
+    fault.message = protocol::prefix(&fault.message, protocol::MAX_MESSAGE_BYTES).to_owned();
+    Ok(fault)
 }
 
 fn lost(message: String) -> Error {

@@ -122,6 +122,18 @@ impl Store {
         sqlx::query("SELECT 1").execute(&self.pool).await.map(drop).map_err(Error::during("ping"))
     }
 
+    /// What tells this event log from every other: the database cluster's own identifier and
+    /// the database's name.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn installation(&self) -> Result<String, Error> {
+        sqlx::query_scalar("SELECT system_identifier::text || '/' || current_database() FROM pg_control_system()")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(Error::during("identify the installation"))
+    }
+
     /// Waits for running statements and closes all connections.
     pub async fn close(&self) {
         self.pool.close().await;

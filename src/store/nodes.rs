@@ -1,5 +1,7 @@
 //! The nodes that share the database, and their signs of life.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -96,5 +98,19 @@ impl Store {
             .fetch_all(self.pool())
             .await
             .map_err(Error::during("list nodes"))
+    }
+
+    /// The nodes that gave a sign of life within `dead_after`, by the database's clock.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn live_nodes(&self, dead_after: Duration) -> Result<Vec<Uuid>, Error> {
+        sqlx::query_scalar(
+            "SELECT node_id FROM nodes WHERE state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => $1)",
+        )
+        .bind(dead_after.as_secs_f64())
+        .fetch_all(self.pool())
+        .await
+        .map_err(Error::during("list live nodes"))
     }
 }

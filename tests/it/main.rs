@@ -1,7 +1,13 @@
 //! The integration tests: one program, a module per subject.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
 
+mod cli;
 mod db;
+mod dev;
+mod docker;
 mod guest;
+mod lifecycle;
+mod native;
 mod store;
+mod world;

@@ -9,14 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::sys;
-use crate::protocol::{ArtifactLimits, Refusal, RefusedArtifact};
+use crate::protocol::{ArtifactLimits, MAX_PATH_BYTES, MAX_REFUSED_ARTIFACTS, Refusal, RefusedArtifact};
 
 /// Folders below `/output` that a file may lie in, itself counted.
 const MAX_DEPTH: usize = 8;
 /// Entries looked at before the rest is refused as one.
 const MAX_ENTRIES: usize = 10_000;
-const MAX_REFUSED: usize = 100;
-const MAX_NAME_BYTES: usize = 255;
 /// Collected before all others, so that a flood of files cannot push it out.
 const RESULT: &CStr = c"result.json";
 
@@ -161,7 +159,7 @@ where
     }
 
     fn refuse(&mut self, path: &[u8], reason: Refusal) {
-        if self.refused.len() < MAX_REFUSED {
+        if self.refused.len() < MAX_REFUSED_ARTIFACTS {
             self.refused.push(RefusedArtifact { name: printable(path), reason });
         }
     }
@@ -184,7 +182,7 @@ fn join(parent: &str, name: &[u8]) -> Vec<u8> {
 
 fn acceptable(path: &[u8]) -> Option<&str> {
     let path = std::str::from_utf8(path).ok()?;
-    (path.len() <= MAX_NAME_BYTES && !path.chars().any(char::is_control)).then_some(path)
+    (path.len() <= MAX_PATH_BYTES && !path.chars().any(char::is_control)).then_some(path)
 }
 
 /// Lossy, escaped, and short: for a person to read.
@@ -197,7 +195,7 @@ fn printable(path: &[u8]) -> String {
         } else {
             text.push(character);
         }
-        if text.len() > MAX_NAME_BYTES {
+        if text.len() > MAX_PATH_BYTES {
             text.truncate(before);
             break;
         }
@@ -261,8 +259,10 @@ struct OpenHow {
     resolve: u64,
 }
 
+const READ_FLAGS: libc::c_int = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+
 fn open_beneath(folder: BorrowedFd<'_>, name: &CStr, is_folder: bool) -> io::Result<OwnedFd> {
-    let mut flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let mut flags = READ_FLAGS;
     if is_folder {
         flags |= libc::O_DIRECTORY;
     }
@@ -279,13 +279,17 @@ fn open_beneath(folder: BorrowedFd<'_>, name: &CStr, is_folder: bool) -> io::Res
         // Some kernels and gVisor lack it, some seccomp filters deny it as unknown. The name
         // is one component, so that O_NOFOLLOW alone keeps it beneath the folder too.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
-            // SAFETY: the string outlives the call.
-            sys::check(unsafe { libc::openat(folder.as_raw_fd(), name.as_ptr(), flags) })
+            open_plain(folder, name, flags)
         }
         other => other,
     };
     // SAFETY: the kernel just gave this descriptor to us.
     result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn open_plain(folder: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<libc::c_int> {
+    // SAFETY: the string outlives the call.
+    sys::check(unsafe { libc::openat(folder.as_raw_fd(), name.as_ptr(), flags) })
 }
 
 fn exists(folder: BorrowedFd<'_>, name: &CStr) -> bool {
@@ -307,5 +311,33 @@ fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
     unsafe {
         sys::check(libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()))?;
         Ok(stat.assume_init())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    #[test]
+    fn no_way_of_opening_follows_a_link() {
+        let path = std::env::temp_dir().join(format!("tako-collect-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", path.join("link")).unwrap();
+        fs::write(path.join("plain"), "x").unwrap();
+        let folder = File::open(&path).unwrap();
+        let beneath = |name| open_beneath(folder.as_fd(), name, false).map(drop).map_err(|e| e.raw_os_error());
+        let plain = |name| open_plain(folder.as_fd(), name, READ_FLAGS).map(|_| ()).map_err(|e| e.raw_os_error());
+        let answers = [beneath(c"link"), plain(c"link"), beneath(c"plain"), plain(c"plain")];
+        fs::remove_dir_all(&path).unwrap();
+        assert_eq!(answers, [Err(Some(libc::ELOOP)), Err(Some(libc::ELOOP)), Ok(()), Ok(())]);
+    }
+
+    #[test]
+    fn a_name_is_shown_short_and_without_control_characters() {
+        assert_eq!(printable(b"a\x1b[31m\n\xff"), "a\\u{1b}[31m\\n\u{fffd}");
+        assert!(printable(&[b'a'; 400]).len() == MAX_PATH_BYTES);
+        assert!(printable(&[7; 400]).len() <= MAX_PATH_BYTES);
     }
 }

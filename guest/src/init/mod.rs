@@ -8,11 +8,13 @@ mod capture;
 mod cgroup;
 mod channel;
 mod collect;
+mod facts;
 mod files;
 mod interpreter;
 mod privileges;
 mod processes;
 mod signals;
+mod stream;
 mod supervisor;
 mod sys;
 

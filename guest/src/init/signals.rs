@@ -32,6 +32,8 @@ impl Signals {
             libc::signal(libc::SIGPIPE, libc::SIG_IGN);
             libc::sigemptyset(set.as_mut_ptr());
             for signal in LISTENED {
+                // An ignored SIGCHLD, inherited, would make ended children vanish unseen.
+                libc::signal(signal, libc::SIG_DFL);
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
             sys::check(libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()))?;

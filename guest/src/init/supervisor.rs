@@ -9,25 +9,27 @@ use serde::de::DeserializeOwned;
 use super::capture::Capture;
 use super::cgroup::MemoryCgroup;
 use super::channel::{FrameReader, FrameWriter};
+use super::facts::{children_usage, parse_exception};
 use super::files::IncomingFile;
 use super::interpreter::Interpreter;
 use super::processes::{self, Ended, Reaped};
 use super::signals::Signals;
+use super::stream::{PIECE_BYTES, Sink, Stream};
 use super::{collect, privileges, sys};
 use crate::frame::{FrameError, Kind};
-use crate::protocol::{Boot, End, Exception, Fault, FaultKind, FileHeader, Phase, Ready, Report, Run, VERSION};
+use crate::protocol::{
+    Boot, End, Fault, FaultKind, FileHeader, MAX_MESSAGE_BYTES, Phase, Ready, RefusedArtifact, Report, Run, VERSION,
+    prefix,
+};
 
-const PIECE_BYTES: usize = 64 * 1024;
 /// Output is read no further while the host has this much to take, and the code waits.
 const PENDING_HIGH_BYTES: usize = 1 << 20;
 /// How long a host may take nothing of the final frames before it is given up.
 const HOST_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the interpreter may take to acknowledge the job, which is microseconds.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(4);
 const TOLD_STDERR_BYTES: usize = 2048;
 const EXCEPTION_BYTES: usize = 32 * 1024;
-const MESSAGE_BYTES: usize = 4096;
-/// What a dead job can have left in one pipe is a pipe's size, of which an ordinary user may
-/// make 1 MiB.
-const LEFT_IN_PIPE_BYTES: usize = 4 << 20;
 
 /// Serves a session; the guest's exit status.
 pub fn serve(input: OwnedFd, output: OwnedFd) -> i32 {
@@ -69,83 +71,6 @@ struct Job {
     exception: Stream,
     /// Wait status of the interpreter, and when it was seen.
     ended: Option<(libc::c_int, Instant)>,
-}
-
-/// A pipe's collected bytes, or where they go.
-struct Stream {
-    open: bool,
-    sink: Sink,
-}
-
-enum Sink {
-    /// Keeps the first so many bytes.
-    First(usize, Vec<u8>),
-    /// Keeps the last so many bytes.
-    Last(usize, Vec<u8>),
-    /// Forwards in frames, up to a limit.
-    Forward(Kind, Capture),
-}
-
-impl Stream {
-    fn new(sink: Sink) -> Self {
-        Self { open: true, sink }
-    }
-
-    fn kept(&self) -> &[u8] {
-        match &self.sink {
-            Sink::First(_, bytes) | Sink::Last(_, bytes) => bytes,
-            Sink::Forward(..) => &[],
-        }
-    }
-
-    /// Reads one piece; how many bytes came.
-    fn pump(&mut self, fd: BorrowedFd<'_>, buffer: &mut [u8], output: &mut FrameWriter) -> usize {
-        let bytes = match sys::read(fd, buffer) {
-            Ok(0) => {
-                self.open = false;
-                return 0;
-            }
-            Ok(count) => &buffer[..count],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return 0,
-            Err(_) => {
-                self.open = false;
-                return 0;
-            }
-        };
-        match &mut self.sink {
-            Sink::First(limit, kept) => {
-                let room = *limit - kept.len();
-                kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            }
-            Sink::Last(limit, kept) => {
-                kept.extend_from_slice(bytes);
-                kept.drain(..kept.len().saturating_sub(*limit));
-            }
-            Sink::Forward(kind, capture) => forward(output, *kind, &capture.take(bytes)),
-        }
-        bytes.len()
-    }
-
-    /// Reads what is left in the pipe after everybody who could write to it is dead.
-    fn drain(&mut self, fd: BorrowedFd<'_>, buffer: &mut [u8], output: &mut FrameWriter) {
-        let mut left = LEFT_IN_PIPE_BYTES;
-        while self.open && left > 0 {
-            match self.pump(fd, buffer, output) {
-                0 => break,
-                count => left = left.saturating_sub(count),
-            }
-        }
-        if let Sink::Forward(kind, capture) = &mut self.sink {
-            forward(output, *kind, &capture.finish());
-        }
-    }
-}
-
-fn forward(output: &mut FrameWriter, kind: Kind, bytes: &[u8]) {
-    for piece in bytes.chunks(PIECE_BYTES) {
-        // A piece is far below the longest frame.
-        let _ = output.push(kind, piece);
-    }
 }
 
 impl Supervisor {
@@ -232,9 +157,7 @@ impl Supervisor {
             if job.ended.is_some() {
                 return Err(self.startup_failed(job));
             }
-            if let Some(version) = job.ready.kept().strip_prefix(b"ready ")
-                && !job.ready.open
-            {
+            if let Some(version) = job.ready.kept().strip_prefix(b"ready ").and_then(|line| line.strip_suffix(b"\n")) {
                 let ready = Ready {
                     protocol: VERSION,
                     python_version: String::from_utf8_lossy(version).into_owned(),
@@ -293,12 +216,13 @@ impl Supervisor {
     fn execute(&mut self, job: &mut Job, run: &Run) -> Result<(Clock, bool), Fault> {
         const PHASE: Phase = Phase::Execution;
         // What preloaded modules printed is not the code's.
-        self.pump(job);
+        job.drain(&mut self.output);
+        // Children of a program that executed the guest count as the guest's own.
+        let cpu_before_ms = job.interpreter.cpu_ms() + children_usage().cpu_ms;
+        self.hand_over(job)?;
         job.stdout.sink = Sink::Forward(Kind::Stdout, Capture::new(run.stdout_limit_bytes));
         job.stderr.sink = Sink::Forward(Kind::Stderr, Capture::new(run.stderr_limit_bytes));
-        let cpu_before_ms = job.interpreter.cpu_ms();
         self.send(Kind::Started, &[]);
-        sys::write(job.interpreter.go.as_fd(), b"g").map_err(|error| fault(PHASE, FaultKind::System, error))?;
         let started = Instant::now();
         let deadline = started.checked_add(Duration::from_millis(run.execution_timeout_ms));
         let mut clock = Clock { started, cpu_before_ms, timed_out: false };
@@ -324,15 +248,39 @@ impl Supervisor {
         }
     }
 
+    /// Tells the interpreter to go and waits for its word that it did, without which an
+    /// interpreter that died just before would look like code that died at once.
+    fn hand_over(&mut self, job: &mut Job) -> Result<(), Fault> {
+        const PHASE: Phase = Phase::Startup;
+        let give_up = Instant::now() + HAND_OVER_LIMIT;
+        // A pipe that nobody reads any more says so below.
+        let _ = sys::write(job.interpreter.go.as_fd(), b"g");
+        let mut buffer = [0; 16];
+        while job.ready.open {
+            let timeout = give_up.saturating_duration_since(Instant::now());
+            if timeout.is_zero() {
+                return Err(fault(PHASE, FaultKind::StartupTimeout, "interpreter does not take the job"));
+            }
+            let mut fds = [pollfd(Some(job.interpreter.ready.as_fd()), libc::POLLIN)];
+            sys::poll(&mut fds, Some(timeout)).map_err(|error| fault(PHASE, FaultKind::System, error))?;
+            job.ready.pump(job.interpreter.ready.as_fd(), &mut buffer, &mut self.output);
+            if job.ready.kept().ends_with(b"!") {
+                return Ok(());
+            }
+        }
+        let ended = processes::end_all(self.is_init, &self.signals);
+        job.note(&ended.unwrap_or_default());
+        Err(self.startup_failed(job))
+    }
+
     /// Ends every process, collects `/output`, reports.
     fn finish(&mut self, mut job: Job, ran: Option<(Run, Clock)>, cancelled: bool) -> Result<(), Fault> {
         let ended = processes::end_all(self.is_init, &self.signals)
             .map_err(|error| fault(Phase::Execution, FaultKind::System, error))?;
         job.note(&ended);
-        let buffer = &mut [0; PIECE_BYTES];
-        for (fd, stream) in job.streams() {
-            stream.drain(fd, buffer, &mut self.output);
-        }
+        job.drain(&mut self.output);
+        job.stdout.finish(&mut self.output);
+        job.stderr.finish(&mut self.output);
         let oom_killed = self.cgroup.as_ref().and_then(MemoryCgroup::oom_killed);
         let peak = self.cgroup.as_ref().and_then(MemoryCgroup::peak_bytes);
         let (status, ended_at) = job.ended.unwrap_or((0, Instant::now()));
@@ -381,7 +329,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn send_artifacts(&mut self, run: &Run) -> io::Result<Vec<crate::protocol::RefusedArtifact>> {
+    fn send_artifacts(&mut self, run: &Run) -> io::Result<Vec<RefusedArtifact>> {
         let mut buffer = vec![0; PIECE_BYTES];
         collect::collect(c"/output", run.artifacts, |artifact| {
             let header = FileHeader { path: artifact.path, bytes: artifact.bytes };
@@ -402,7 +350,7 @@ impl Supervisor {
     }
 
     fn startup_failed(&mut self, job: &mut Job) -> Fault {
-        self.pump(job);
+        job.drain(&mut self.output);
         let status = job.ended.map_or(0, |(status, _)| status);
         let how = if libc::WIFSIGNALED(status) {
             format!("by signal {}", libc::WTERMSIG(status))
@@ -481,20 +429,6 @@ impl Supervisor {
         }
         Ok(())
     }
-
-    /// Takes what is in the pipes now.
-    fn pump(&mut self, job: &mut Job) {
-        let mut buffer = [0; PIECE_BYTES];
-        for (fd, stream) in job.streams() {
-            let mut left = LEFT_IN_PIPE_BYTES;
-            while stream.open && left > 0 {
-                match stream.pump(fd, &mut buffer, &mut self.output) {
-                    0 => break,
-                    count => left = left.saturating_sub(count),
-                }
-            }
-        }
-    }
 }
 
 /// When the code started, and what had happened before.
@@ -514,6 +448,14 @@ impl Job {
         ]
     }
 
+    /// Takes what is in the pipes now.
+    fn drain(&mut self, output: &mut FrameWriter) {
+        let mut buffer = [0; PIECE_BYTES];
+        for (fd, stream) in self.streams() {
+            stream.drain(fd, &mut buffer, output);
+        }
+    }
+
     fn note(&mut self, ended: &[Ended]) {
         let own = ended.iter().find(|(pid, _)| *pid == self.interpreter.pid);
         if let (None, Some((_, status))) = (self.ended, own) {
@@ -527,41 +469,6 @@ fn pollfd(fd: Option<BorrowedFd<'_>>, events: libc::c_short) -> libc::pollfd {
     libc::pollfd { fd: fd.map_or(-1, |fd| fd.as_raw_fd()), events, revents: 0 }
 }
 
-struct Usage {
-    cpu_ms: u64,
-    peak_memory_bytes: u64,
-}
-
-fn children_usage() -> Usage {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the structure is plain data, zeroed, and filled by the kernel.
-    let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr());
-        usage.assume_init()
-    };
-    let millis = |time: libc::timeval| time.tv_sec as u64 * 1000 + time.tv_usec as u64 / 1000;
-    Usage { cpu_ms: millis(usage.ru_utime) + millis(usage.ru_stime), peak_memory_bytes: usage.ru_maxrss as u64 * 1024 }
-}
-
-/// Reads the bootstrap's three fields. They come from the user's process: anything may be in
-/// them, so that they are only cut and made text.
-fn parse_exception(bytes: &[u8]) -> Option<Exception> {
-    let text = String::from_utf8_lossy(bytes);
-    let mut fields = text.splitn(3, '\0');
-    let class = fields.next().filter(|class| !class.is_empty())?;
-    let bases = fields.next()?;
-    let message = fields.next()?;
-    Some(Exception {
-        class: cut(class, 1024).to_owned(),
-        bases: bases.split('\n').filter(|base| !base.is_empty()).take(64).map(str::to_owned).collect(),
-        message: cut(message, MESSAGE_BYTES).to_owned(),
-    })
-}
-
-fn cut(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
-}
-
 fn parse<T: DeserializeOwned>(phase: Phase, payload: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(payload).map_err(|error| protocol_fault(phase, &error.to_string()))
 }
@@ -571,7 +478,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn fault(phase: Phase, kind: FaultKind, message: impl ToString) -> Fault {
-    Fault { phase, kind, message: message.to_string() }
+    let message = prefix(&message.to_string(), MAX_MESSAGE_BYTES).to_owned();
+    Fault { phase, kind, message }
 }
 
 fn protocol_fault(phase: Phase, message: &str) -> Fault {

@@ -22,6 +22,7 @@ mount -t tmpfs -o mode=755 tmpfs "$1"
 cd "$1"
 cp "$2" guest
 mkdir usr proc dev tmp code input output
+[ -z "$MAIN" ] || cp "$MAIN" code/main.py
 mount --rbind -o ro /usr usr
 for name in bin sbin lib lib64; do
     if [ -L "/$name" ]; then cp -P "/$name" "$name"
@@ -32,12 +33,16 @@ mount -t proc proc proc
 mount --rbind /dev dev
 mount -t tmpfs -o mode=1777,size=64m tmpfs tmp
 mount -t tmpfs -o mode=1777,size=64m tmpfs output
+mkdir old
+pivot_root . old
+cd /
+umount -l old
 shift 2
 exec "$@"
 "#;
 
 /// How the guest finds itself inside.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub enum Place {
     /// PID 1; root where the test is, else the user itself.
     Init,
@@ -47,8 +52,25 @@ pub enum Place {
 
 /// The processes end when this is dropped.
 pub struct Sandbox {
-    _child: Child,
+    child: Child,
     _directory: TempDir,
+}
+
+impl Sandbox {
+    /// The guest's process id as the host sees it: the only child of `unshare`.
+    pub fn guest_pid(&self) -> libc::pid_t {
+        only_child(self.child.id().unwrap().cast_signed())
+    }
+
+    /// The interpreter's process id as the host sees it, while it waits.
+    pub fn interpreter_pid(&self) -> libc::pid_t {
+        only_child(self.guest_pid())
+    }
+}
+
+fn only_child(pid: libc::pid_t) -> libc::pid_t {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.trim().parse().unwrap()
 }
 
 pub fn is_root() -> bool {
@@ -58,6 +80,48 @@ pub fn is_root() -> bool {
 
 /// Starts a guest that waits for its first frame.
 pub fn start(place: Place) -> (Sandbox, Reader, Writer) {
+    let (directory, mut command) = inside();
+    match place {
+        Place::Init => command.args(["/guest", "init"]),
+        Place::NotInit => command.args(["sh", "-c", "/guest init; exit $?"]),
+    };
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let reader = Box::new(child.stdout.take().unwrap());
+    let writer = Box::new(child.stdin.take().unwrap());
+    (Sandbox { child, _directory: directory }, reader, writer)
+}
+
+/// Python is another process than the first one, which signals treat otherwise.
+const PLAIN: &str = "import subprocess, sys\n\
+    end = subprocess.run(['python3', '/code/main.py']).returncode\n\
+    sys.exit(end if end >= 0 else 128 - end)";
+
+/// What `python3 /code/main.py` says, in the same place without a guest. A signal that ends it
+/// shows as the exit code 128 and the signal's number.
+pub async fn plain_python(code: &[u8]) -> std::process::Output {
+    let (directory, mut command) = inside();
+    let file = directory.path().join("main.py");
+    std::fs::write(&file, code).unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o444)).unwrap();
+    command
+        .args(["sh", "-c", "cd /output; exec python3 -c \"$1\"", "sh", PLAIN])
+        .env_clear()
+        .env("MAIN", &file)
+        .env("PATH", "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin")
+        .env("HOME", "/tmp")
+        .env("LANG", "C.UTF-8")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONHASHSEED", "0")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .await
+        .unwrap()
+}
+
+/// A command to which the program inside is still to be added, and the folder it needs.
+fn inside() -> (TempDir, Command) {
     let directory = tempfile::tempdir().unwrap();
     let guest = directory.path().join("tako-guest");
     std::fs::write(&guest, GUEST).unwrap();
@@ -70,24 +134,12 @@ pub fn start(place: Place) -> (Sandbox, Reader, Writer) {
     if !is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    command.args(["sh", "-c", SCRIPT, "sh"]).arg(&root).arg(&guest).args(["chroot", "."]);
+    command.args(["sh", "-c", SCRIPT, "sh"]).arg(&root).arg(&guest);
     if !is_root() {
         command.args(["unshare", "--user", "--map-user=1000", "--map-group=1000"]);
     }
-    match place {
-        Place::Init => command.args(["/guest", "init"]),
-        Place::NotInit => command.args(["sh", "-c", "/guest init; exit $?"]),
-    };
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let reader = Box::new(child.stdout.take().unwrap());
-    let writer = Box::new(child.stdin.take().unwrap());
-    (Sandbox { _child: child, _directory: directory }, reader, writer)
+    command.stderr(Stdio::inherit()).kill_on_drop(true);
+    (directory, command)
 }
 
 pub fn boot() -> Boot {

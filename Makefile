@@ -1,0 +1,46 @@
+# make demo   the whole path on the examples, with a server and a database of its own
+# make up     set up, and keep the server running     make down   stop it
+# make test   everything that must hold              make lint   format and clippy only
+# make bench  the benches                            make setup  install what is missing
+#
+# On a fresh Debian as root each of them installs what it needs; otherwise it says what to install.
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+STEP := scripts/step
+SETUP := scripts/setup.sh $(if $(WITH_DOCKER),--with-docker)
+DEBUG := target/debug/tako-vm
+RELEASE := target/release/tako-vm
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test lint bench
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+setup:
+	@$(STEP) "Looking for what the build needs" $(SETUP)
+
+demo: setup
+	@$(STEP) "Building (the first time takes minutes)" cargo build --workspace
+	@$(STEP) "Running the examples" scripts/demo.sh $(DEBUG)
+
+up: setup
+	@$(STEP) "Building for speed (the first time takes minutes)" cargo build --workspace --release
+	@$(STEP) "Starting PostgreSQL and the server" $(RELEASE) dev up --with-server
+
+down:
+	@if [ -x $(RELEASE) ]; then $(RELEASE) dev down; \
+	elif [ -x $(DEBUG) ]; then $(DEBUG) dev down; \
+	else echo "nothing was ever built, so nothing runs"; fi
+
+lint:
+	@$(STEP) "Checking the format" cargo fmt --all --check
+	@$(STEP) "Linting" cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+test: setup lint
+	@$(STEP) "Building the tests" cargo test --workspace --no-run
+	@$(STEP) "Testing" cargo test --workspace
+
+bench: setup
+	@$(STEP) "Measuring" cargo bench

@@ -1,0 +1,29 @@
+//! Who decides and who does: the actors of a node.
+//!
+//! A client's wish enters by [`intake`], becomes events through the [`ledger`], which the
+//! [`appender`] makes durable. The [`queue`] claims jobs for free [`slot`]s; a slot's [`attempt`]
+//! runs one in a sandbox and says how it ended. The [`builder`] provides environments, [`dlq`]
+//! handles jobs the service failed, the [`reaper`] keeps leases. [`topology`] starts and stops
+//! them, [`root`] watches them.
+//!
+//! Actors hold decisions; whatever waits for the database or the engine runs as a task on the
+//! I/O runtime and answers by message.
+
+pub mod appender;
+pub mod attempt;
+pub mod builder;
+pub mod dlq;
+pub mod intake;
+pub mod job_types;
+mod journal;
+pub mod ledger;
+pub mod live_output;
+mod observation;
+pub mod queue;
+pub mod reaper;
+mod replay;
+pub mod root;
+pub mod slot;
+pub mod submission;
+pub mod topology;
+pub mod waiters;

@@ -1,0 +1,241 @@
+//! Which actors a node has, who knows whom, how they start and how they stop.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use tokio::runtime;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::appender::{Appender, Flush, WakeOnEnqueue};
+use super::attempt::Bench;
+use super::builder::Builder;
+use super::dlq::Dlq;
+use super::intake::{Doors, Intake};
+use super::job_types::JobTypes;
+use super::journal::Journal;
+use super::ledger::Ledger;
+use super::live_output::LiveOutput;
+use super::queue::{Drain, GetStats, LookForCancels, Queue, ReleaseAll, Slots, Wake};
+use super::reaper::{Reaper, Round};
+use super::root::{Root, Watch};
+use super::slot::Slot;
+use super::waiters::Waiters;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::domain::{NodeDraining, NodeStarted, NodeStopped, RetryPolicy};
+use crate::engine::pool::Pool;
+use crate::store;
+
+/// Whence a node is made.
+pub struct Parts {
+    pub node_id: Uuid,
+    pub config: Arc<Config>,
+    pub store: store::Store,
+    pub pool: Arc<Pool>,
+    pub clock: Arc<dyn Clock>,
+    /// The one multi-thread runtime on which the database and the engine are spoken to.
+    pub io: runtime::Handle,
+}
+
+/// A running node: what its API speaks to.
+#[derive(Clone)]
+pub struct Node {
+    pub node_id: Uuid,
+    pub intake: Addr<Intake>,
+    pub queue: Addr<Queue>,
+    pub builder: Addr<Builder>,
+    pub dlq: Addr<Dlq>,
+    pub waiters: Arc<Waiters>,
+    pub live_output: Arc<LiveOutput>,
+    pub job_types: Arc<JobTypes>,
+    pub pool: Arc<Pool>,
+    appender: Addr<Appender>,
+    root: Addr<Root>,
+    store: store::Store,
+    io: runtime::Handle,
+    tasks: TaskTracker,
+    journal: Journal,
+}
+
+impl Node {
+    /// Starts every actor on the present arbiter. The node is registered, and jobs may run,
+    /// when this returns.
+    ///
+    /// # Errors
+    /// [`store::Error`] when the node cannot be registered; then no job was claimed.
+    pub async fn start(parts: Parts) -> Result<Self, store::Error> {
+        let Parts { node_id, config, store, pool, clock, io } = parts;
+        let slots = config.max_workers;
+        {
+            let (store, version) = (store.clone(), env!("CARGO_PKG_VERSION"));
+            run(&io, async move { store.register_node(node_id, slots, version).await }).await?;
+        }
+        let waiters = Arc::<Waiters>::default();
+        let live_output = Arc::<LiveOutput>::default();
+        let job_types = Arc::new(JobTypes::new(&config));
+        let tasks = TaskTracker::new();
+
+        let appender = Appender::new(store.clone(), io.clone(), Arc::clone(&waiters)).start();
+        let ledger =
+            |part: &str| Ledger::new(appender.clone(), store.clone(), Arc::clone(&clock), &format!("{part}@{node_id}"));
+        let journal = Journal::new(node_id, appender.clone(), Arc::clone(&clock));
+        journal
+            .write(NodeStarted {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                slots,
+                engine: pool.engine().kind().as_str().to_owned(),
+                runtime: pool.engine().runtime().to_owned(),
+            })
+            .await;
+        let builder = Builder::new(Arc::clone(&job_types), Arc::clone(&pool), io.clone()).start();
+        let queue = Queue::new(store.clone(), io.clone(), node_id, &config.queue).start();
+        let bench = Bench {
+            node_id,
+            ledger: ledger("slot"),
+            store: store.clone(),
+            pool: Arc::clone(&pool),
+            builder: builder.clone(),
+            live: Arc::clone(&live_output),
+            clock: Arc::clone(&clock),
+            retry: RetryPolicy { base: config.retry.base_delay, cap: config.retry.max_delay },
+        };
+        let slots: Vec<_> = (0..slots)
+            .map(|number| Slot::new(number, bench.clone(), queue.clone(), io.clone(), tasks.clone()).start())
+            .collect();
+        let doors = Doors {
+            config: Arc::clone(&config),
+            job_types: Arc::clone(&job_types),
+            ledger: ledger("intake"),
+            store: store.clone(),
+        };
+        let intake = Intake::new(doors, queue.clone(), io.clone()).start();
+        let dlq = Dlq::new(ledger("dlq"), store.clone(), intake.clone(), io.clone()).start();
+        let round = Round {
+            node_id,
+            ledger: ledger("reaper"),
+            store: store.clone(),
+            pool: Arc::clone(&pool),
+            dead_after: config.leases.dead_after,
+        };
+        let reaper = Reaper::new(round, config.leases.heartbeat, io.clone()).start();
+        let root = Root::default().start();
+
+        let watched = [
+            Watch::of("appender", &appender),
+            Watch::of("intake", &intake),
+            Watch::of("queue", &queue),
+            Watch::of("builder", &builder),
+            Watch::of("dlq", &dlq),
+            Watch::of("reaper", &reaper),
+        ];
+        let watched = watched.into_iter().chain(slots.iter().map(|slot| Watch::of("slot", slot))).collect();
+        for told in [
+            appender.try_send(WakeOnEnqueue(queue.clone())).is_ok(),
+            queue.try_send(Slots(slots)).is_ok(),
+            root.try_send(super::root::Guard(watched)).is_ok(),
+        ] {
+            debug_assert!(told, "a mailbox that was just made has room");
+        }
+        listen(&store, &io, &queue, &waiters);
+        Ok(Self {
+            node_id,
+            intake,
+            queue,
+            builder,
+            dlq,
+            waiters,
+            live_output,
+            job_types,
+            pool,
+            appender,
+            root,
+            store,
+            io,
+            tasks,
+            journal,
+        })
+    }
+
+    /// Stops: claims no more, lets running jobs finish within `grace` while heartbeats go on,
+    /// gives the rest back to the queue, flushes, removes all sandboxes.
+    pub async fn shutdown(self, grace: Duration) {
+        let running = self.queue.send(Drain).await.unwrap_or_default();
+        tracing::info!(running, grace_s = grace.as_secs(), "draining: no new jobs are claimed");
+        self.journal.write(NodeDraining { running }).await;
+        let deadline = Instant::now() + grace;
+        while self.running().await > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let released = self.running().await;
+        if released > 0 {
+            tracing::warn!(released, "jobs that still run are given back to the queue");
+            let _ = self.queue.send(ReleaseAll).await;
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while self.running().await > 0 && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        self.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
+            tracing::warn!("attempts that do not end are left to their leases");
+        }
+        let _ = self.appender.send(Flush).await;
+        self.journal.write(NodeStopped { released }).await;
+        let _ = self.root.send(super::root::Guard(Vec::new())).await;
+        let (pool, store, node_id) = (Arc::clone(&self.pool), self.store.clone(), self.node_id);
+        let end = self.io.spawn(async move {
+            pool.drain().await;
+            pool.engine().shutdown().await;
+            if let Err(error) = store.set_node_state(node_id, store::NodeState::Stopped).await {
+                tracing::warn!(error = %error, "the node could not be signed off");
+            }
+        });
+        if let Err(lost) = end.await {
+            tracing::error!(error = %lost, "the engine's end was lost");
+        }
+        tracing::info!("stopped");
+    }
+
+    async fn running(&self) -> u32 {
+        self.queue.send(GetStats).await.map(|stats| stats.running).unwrap_or_default()
+    }
+}
+
+/// Passes on what other nodes say through the database.
+fn listen(store: &store::Store, io: &runtime::Handle, queue: &Addr<Queue>, waiters: &Arc<Waiters>) {
+    let (store, queue, waiters) = (store.clone(), queue.clone(), Arc::clone(waiters));
+    io.spawn(async move {
+        let mut listener = store.listener();
+        while queue.connected() {
+            let wake_up = listener.next().await;
+            if wake_up.queue {
+                let _ = queue.try_send(Wake);
+            }
+            if wake_up.cancel {
+                let _ = queue.try_send(LookForCancels);
+            }
+            if wake_up.ended {
+                let awaited = waiters.awaited();
+                if awaited.is_empty() {
+                    continue;
+                }
+                match store.ended(&awaited).await {
+                    Ok(ended) => ended.into_iter().for_each(|id| waiters.wake(id)),
+                    Err(error) => tracing::warn!(error = %error, "ended jobs could not be looked for"),
+                }
+            }
+        }
+    });
+}
+
+async fn run<T: Send + 'static>(
+    io: &runtime::Handle,
+    task: impl Future<Output = Result<T, store::Error>> + Send + 'static,
+) -> Result<T, store::Error> {
+    match io.spawn(task).await {
+        Ok(answer) => answer,
+        Err(lost) => std::panic::resume_unwind(lost.into_panic()),
+    }
+}

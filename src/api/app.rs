@@ -1,0 +1,99 @@
+//! What the routes work with.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Addr;
+use bytes::Bytes;
+use tokio::runtime;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::health;
+use super::problem::Problem;
+use crate::actors::builder::Builder;
+use crate::actors::dlq::Dlq;
+use crate::actors::intake::Intake;
+use crate::actors::job_types::JobTypes;
+use crate::actors::live_output::LiveOutput;
+use crate::actors::queue::Queue;
+use crate::actors::submission::Origin;
+use crate::actors::waiters::Waiters;
+use crate::config::Config;
+use crate::domain::{Digest, ExecutionRecord};
+use crate::store::{self, Store};
+
+/// Everything a route may reach.
+pub struct App {
+    pub config: Arc<Config>,
+    pub store: Store,
+    /// Where the database is talked to; never on a thread that answers HTTP.
+    pub io: runtime::Handle,
+    pub intake: Addr<Intake>,
+    pub queue: Addr<Queue>,
+    pub dlq: Addr<Dlq>,
+    pub builder: Addr<Builder>,
+    pub waiters: Arc<Waiters>,
+    pub live_output: Arc<LiveOutput>,
+    pub job_types: Arc<JobTypes>,
+    pub health: Arc<dyn health::Probe>,
+    /// Cancelled when the server stops: whoever waits is answered at once.
+    pub stopping: CancellationToken,
+}
+
+impl App {
+    /// Runs a read on the I/O runtime.
+    pub async fn read<T, F>(&self, read: impl FnOnce(Store) -> F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, store::Error>> + Send + 'static,
+    {
+        match self.io.spawn(read(self.store.clone())).await {
+            Ok(answer) => Ok(answer?),
+            Err(lost) => Err(Problem::defect(&lost)),
+        }
+    }
+
+    /// The tenant's own execution; another tenant's does not exist.
+    pub async fn record(&self, origin: &Origin, id: Uuid) -> Result<ExecutionRecord, Problem> {
+        let stored = self.read(move |store| async move { store.record(id).await }).await?;
+        stored
+            .map(|stored| stored.record)
+            .filter(|record| record.submitted.tenant == origin.tenant)
+            .ok_or_else(|| Problem::no_execution(id))
+    }
+
+    /// Waits until the execution has ended or the time is over, whichever is first, and answers
+    /// with the record of that moment.
+    pub async fn record_at_end(&self, origin: &Origin, id: Uuid, within: Duration) -> Result<ExecutionRecord, Problem> {
+        let ended = self.waiters.ended(id, within);
+        let record = self.record(origin, id).await?;
+        if record.is_ended() || within.is_zero() {
+            return Ok(record);
+        }
+        tokio::select! {
+            _ = ended => {}
+            () = self.stopping.cancelled() => {}
+        }
+        self.record(origin, id).await
+    }
+
+    /// Blobs by hash; one that is no longer kept is absent.
+    pub async fn blobs(&self, mut hashes: Vec<Digest>) -> Result<HashMap<Digest, Bytes>, Problem> {
+        let empty = Digest::of(b"");
+        hashes.sort_unstable();
+        hashes.dedup();
+        let asks_for_nothing = hashes.contains(&empty);
+        hashes.retain(|hash| *hash != empty);
+        let mut blobs = match hashes.is_empty() {
+            true => HashMap::new(),
+            false => self.read(move |store| async move { store.blobs(&hashes).await }).await?,
+        };
+        if asks_for_nothing {
+            blobs.insert(empty, Bytes::new());
+        }
+        Ok(blobs)
+    }
+}

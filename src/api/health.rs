@@ -1,0 +1,83 @@
+//! Whether the service works, for people and for orchestrators.
+
+use actix_web::{HttpResponse, web};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::json;
+
+use super::app::App;
+use super::params::Params;
+use super::pool;
+use super::problem::Problem;
+
+/// What is known of the engine. Asked on every look at the service's health, so it answers at
+/// once, from what it learnt at most two seconds ago.
+#[async_trait]
+pub trait Probe: Send + Sync + 'static {
+    async fn look(&self) -> Sight;
+}
+
+/// The engine as it was seen last.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sight {
+    /// Whether this node's engine starts sandboxes now.
+    pub engine_available: bool,
+    /// `docker`, `native` or `scripted`.
+    pub engine: String,
+    /// `runc`, `runsc`, `namespaces`.
+    pub runtime: String,
+    pub docker_available: bool,
+    pub gvisor_available: bool,
+    pub circuit_breaker: CircuitBreaker,
+    pub pool: crate::engine::pool::PoolStats,
+}
+
+/// The circuit breaker before the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CircuitBreaker {
+    /// `closed`, `open` or `half_open`.
+    pub state: &'static str,
+    pub failure_count: u64,
+    pub success_count: u64,
+    pub last_failure: Option<DateTime<Utc>>,
+}
+
+/// GET /health: always 200, so that the figures can be read when it matters.
+pub async fn health(app: web::Data<App>, params: Params) -> Result<HttpResponse, Problem> {
+    params.done()?;
+    let sight = app.health.look().await;
+    let queue_stats = pool::figures(&app).await;
+    let database_available = queue_stats.is_ok();
+    let status = if database_available && sight.engine_available { "healthy" } else { "degraded" };
+    Ok(HttpResponse::Ok().json(json!({
+        "status": status,
+        "database_available": database_available,
+        "engine": sight.engine,
+        "engine_available": sight.engine_available,
+        "runtime": sight.runtime,
+        "docker_available": sight.docker_available,
+        "gvisor_available": sight.gvisor_available,
+        "circuit_breaker": sight.circuit_breaker,
+        "version": env!("CARGO_PKG_VERSION"),
+        "production_mode": app.config.production_mode,
+        "queue_stats": queue_stats.ok(),
+    })))
+}
+
+/// GET /livez: the process answers.
+pub async fn livez() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"status": "alive"}))
+}
+
+/// GET /readyz: jobs sent here now would run.
+pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    let figures = pool::figures(&app).await?;
+    if figures.draining {
+        return Err(Problem::unavailable("the server is stopping"));
+    }
+    if !app.health.look().await.engine_available {
+        return Err(Problem::unavailable("the engine starts no sandboxes now"));
+    }
+    Ok(HttpResponse::Ok().json(json!({"status": "ready"})))
+}

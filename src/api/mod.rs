@@ -1,0 +1,35 @@
+//! HTTP: reads what clients send, passes their wishes to the actors, shows what is on record.
+//!
+//! Writes happen only by messages to actors; reads only from projections, on the I/O runtime.
+//! [`routes`] lists every path; a handler's [`caller::Caller`] says what it asks of its client;
+//! [`problem`] is the only place that turns errors into answers.
+
+mod app;
+mod artifacts;
+mod body;
+mod caller;
+mod dlq;
+mod envelope;
+mod events;
+mod executions;
+pub mod health;
+mod job_types;
+mod jobs;
+mod lineage;
+mod metrics;
+mod openapi;
+mod output;
+mod params;
+mod pool;
+mod problem;
+mod rate_limit;
+mod replay;
+mod routes;
+mod server;
+mod sse;
+mod strict_json;
+mod submit_body;
+mod view;
+
+pub use app::App;
+pub use server::serve;

@@ -1,0 +1,131 @@
+//! Every path there is.
+
+use actix_web::http::Method;
+use actix_web::{Handler, HttpRequest, HttpResponse, Resource, Responder, Route, web};
+use serde_json::json;
+
+use super::problem::{Kind, Problem};
+use super::{artifacts, dlq, events, executions, health, job_types, jobs, lineage, metrics, openapi, output, pool, replay};
+
+/// A path with its methods. A method that is not here is answered 405, with those that are.
+pub struct Path {
+    pub pattern: &'static str,
+    routes: Vec<(Method, Route)>,
+}
+
+impl Path {
+    fn at(pattern: &'static str) -> Self {
+        Self { pattern, routes: Vec::new() }
+    }
+
+    fn on<F, Args>(mut self, method: Method, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: actix_web::FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.routes.push((method.clone(), Route::new().method(method).to(handler)));
+        self
+    }
+
+    /// HEAD is GET without the body; the server leaves the body away.
+    fn get<F, Args>(self, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: actix_web::FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.on(Method::GET, handler.clone()).on(Method::HEAD, handler)
+    }
+
+    fn post<F, Args>(self, handler: F) -> Self
+    where
+        F: Handler<Args>,
+        Args: actix_web::FromRequest + 'static,
+        F::Output: Responder + 'static,
+    {
+        self.on(Method::POST, handler)
+    }
+
+    pub fn methods(&self) -> impl Iterator<Item = &Method> {
+        self.routes.iter().map(|(method, _)| method)
+    }
+
+    fn resource(self) -> Resource {
+        let allow = self.methods().map(Method::as_str).collect::<Vec<_>>().join(", ");
+        let resource = self
+            .routes
+            .into_iter()
+            .fold(web::resource(self.pattern), |resource, (_, route)| resource.route(route));
+        resource.default_service(web::to(move |request: HttpRequest| {
+            let detail = format!("{} does not take {}, but {allow}", shown(request.path()), request.method());
+            let problem = Problem::new(Kind::MethodNotAllowed, detail).allow(allow.clone());
+            async move { Err::<HttpResponse, _>(problem) }
+        }))
+    }
+}
+
+/// In an order in which a fixed name comes before a parameter of the same place.
+pub fn paths() -> Vec<Path> {
+    vec![
+        Path::at("/").get(index),
+        Path::at("/execute").post(jobs::execute),
+        Path::at("/execute/async").post(jobs::submit_async),
+        Path::at("/jobs").post(jobs::submit),
+        Path::at("/jobs/batch").post(jobs::submit_batch),
+        Path::at("/jobs/{id}").get(jobs::status),
+        Path::at("/jobs/{id}/result").get(jobs::result),
+        Path::at("/jobs/{id}/cancel").post(jobs::cancel),
+        Path::at("/jobs/{id}/rerun").post(jobs::rerun),
+        Path::at("/jobs/{id}/fork").post(jobs::fork),
+        Path::at("/jobs/{id}/events").get(events::of_execution),
+        Path::at("/jobs/{id}/output").get(output::follow),
+        Path::at("/jobs/{id}/artifacts/{name:.+}").get(artifacts::download),
+        Path::at("/executions").get(executions::list),
+        Path::at("/executions/{id}").get(executions::get),
+        Path::at("/executions/{id}/lineage").get(lineage::graph),
+        Path::at("/executions/{id}/replay").post(replay::replay),
+        Path::at("/events").get(events::all),
+        Path::at("/job-types").get(job_types::list),
+        Path::at("/job-types/{name}").get(job_types::get),
+        Path::at("/job-types/{name}/build").post(job_types::build),
+        Path::at("/pool/stats").get(pool::stats),
+        Path::at("/dlq").get(dlq::list),
+        Path::at("/dlq/stats").get(dlq::stats),
+        Path::at("/dlq/requeue").post(dlq::requeue_all),
+        Path::at("/dlq/{id}").on(Method::DELETE, dlq::discard),
+        Path::at("/dlq/{id}/requeue").post(dlq::requeue),
+        Path::at("/health").get(health::health),
+        Path::at("/livez").get(health::livez),
+        Path::at("/readyz").get(health::readyz),
+        Path::at("/metrics").get(metrics::metrics),
+        Path::at("/openapi.json").get(openapi::document),
+    ]
+}
+
+pub fn configure(config: &mut web::ServiceConfig) {
+    for path in paths() {
+        config.service(path.resource());
+    }
+}
+
+/// For every path that is none.
+pub async fn no_such_path(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let detail = format!("there is no path {}; GET /openapi.json lists those there are", shown(request.path()));
+    Err(Problem::new(Kind::NotFound, detail))
+}
+
+/// GET /
+async fn index() -> HttpResponse {
+    HttpResponse::Ok().json(json!({
+        "name": "tako-vm",
+        "version": env!("CARGO_PKG_VERSION"),
+        "description": "POST a job to /execute, or to /jobs and look at /executions",
+        "openapi": "/openapi.json",
+        "health": "/health",
+    }))
+}
+
+fn shown(path: &str) -> String {
+    path.chars().take(200).collect::<String>().escape_debug().to_string()
+}

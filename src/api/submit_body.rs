@@ -1,0 +1,222 @@
+//! The body of a submission, from JSON to what the intake takes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::problem::Problem;
+use crate::actors::submission::{DEFAULT_PRIORITY, FieldFault, Submission};
+use crate::domain::JsonObject;
+
+/// A submission as it is sent. `null` is the same as absent, because clients write their own
+/// absent values so.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SubmitBody {
+    code: Option<String>,
+    #[serde(deserialize_with = "raw")]
+    input_data: Option<Box<RawValue>>,
+    /// Seconds.
+    timeout: Option<f64>,
+    /// Seconds.
+    startup_timeout: Option<f64>,
+    job_type: Option<String>,
+    requirements: Option<Vec<String>>,
+    idempotency_key: Option<String>,
+    priority: Option<i16>,
+    /// RFC 3339.
+    not_before: Option<String>,
+    max_attempts: Option<u32>,
+    /// Name → base64.
+    files: Option<Named>,
+    tags: Option<Named>,
+    #[serde(deserialize_with = "raw")]
+    callback_url: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "raw")]
+    secrets: Option<Box<RawValue>>,
+}
+
+/// A raw value of its own accord would take `null` for a value.
+fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Ok(Some(Box::<RawValue>::deserialize(deserializer)?).filter(|raw| raw.get() != "null"))
+}
+
+/// Texts by name, in order; a repeated name is refused.
+#[derive(Debug, Default)]
+struct Named(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Named;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts by name")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named, A::Error> {
+                let mut texts = BTreeMap::new();
+                let mut names = Vec::new();
+                while let Some((name, text)) = map.next_entry::<String, String>()? {
+                    if texts.insert(name.clone(), text).is_some() {
+                        return Err(A::Error::custom(format_args!("the name {name:?} is given twice")));
+                    }
+                    names.push(name);
+                }
+                let take = |name: String| texts.remove(&name).map(|text| (name, text));
+                Ok(Named(names.into_iter().filter_map(take).collect()))
+            }
+        }
+        deserializer.deserialize_map(Texts)
+    }
+}
+
+impl SubmitBody {
+    /// # Errors
+    /// Invalid, with everything that JSON alone could not tell.
+    pub fn submission(self) -> Result<Submission, Problem> {
+        let mut faults = Vec::new();
+        let mut fault = |field: &str, message: String| {
+            faults.push(FieldFault { field: field.to_owned(), message, is_size: false });
+        };
+        let code = self.code.unwrap_or_else(|| {
+            fault("code", "must be given: send the Python source of the job".to_owned());
+            String::new()
+        });
+        let input = match self.input_data.as_deref().map(JsonObject::from_raw) {
+            None => JsonObject::empty(),
+            Some(Ok(input)) => input,
+            Some(Err(error)) => {
+                fault("input_data", error.to_string());
+                JsonObject::empty()
+            }
+        };
+        let mut seconds = |field: &str, value: Option<f64>| {
+            let duration = Duration::try_from_secs_f64(value?);
+            if duration.is_err() {
+                fault(field, "must be a positive number of seconds".to_owned());
+            }
+            duration.ok()
+        };
+        let (timeout, startup_timeout) =
+            (seconds("timeout", self.timeout), seconds("startup_timeout", self.startup_timeout));
+        let not_before = self.not_before.and_then(|text| match DateTime::parse_from_rfc3339(&text) {
+            Ok(moment) => Some(moment.with_timezone(&Utc)),
+            Err(_) => {
+                fault("not_before", format!("must be a time like 2026-01-31T12:00:00Z, not {text:.40?}"));
+                None
+            }
+        });
+        let mut files = Vec::new();
+        for (name, text) in self.files.unwrap_or_default().0 {
+            match STANDARD.decode(text.trim_ascii()) {
+                Ok(bytes) => files.push((name, Bytes::from(bytes))),
+                Err(error) => fault(&format!("files[{name:.60?}]"), format!("is not base64: {error}")),
+            }
+        }
+        for (field, value, none) in [
+            ("callback_url", &self.callback_url, &["\"\""] as &[_]),
+            ("secrets", &self.secrets, &["{}", "[]"]),
+        ] {
+            let given = value.as_ref().map(|value| value.get().split_ascii_whitespace().collect::<String>());
+            if given.is_some_and(|given| !none.contains(&given.as_str())) {
+                fault(field, "is not available in this version; leave it out".to_owned());
+            }
+        }
+        if !faults.is_empty() {
+            return Err(Problem::invalid(faults));
+        }
+        Ok(Submission {
+            code,
+            input,
+            timeout,
+            startup_timeout,
+            job_type: self.job_type.unwrap_or_else(|| "default".to_owned()),
+            requirements: self.requirements.unwrap_or_default(),
+            idempotency_key: self.idempotency_key,
+            priority: self.priority.unwrap_or(DEFAULT_PRIORITY),
+            not_before,
+            max_attempts: self.max_attempts,
+            files,
+            callback_url: None,
+            tags: self.tags.unwrap_or_default().0.into_iter().collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::StatusCode;
+
+    use super::super::strict_json::read;
+    use super::*;
+
+    fn submission(text: &str) -> Result<Submission, Problem> {
+        read::<SubmitBody>(text).and_then(SubmitBody::submission)
+    }
+
+    fn refused(text: &str) -> String {
+        let problem = submission(text).unwrap_err();
+        assert_eq!(problem.kind().status(), StatusCode::UNPROCESSABLE_ENTITY, "{text}");
+        problem.detail().to_owned()
+    }
+
+    #[test]
+    fn nulls_are_absent_and_defaults_stand_for_them() {
+        let nulls = r#"{"code": "x", "input_data": null, "timeout": null, "startup_timeout": null, "job_type": null,
+            "requirements": null, "idempotency_key": null, "priority": null, "not_before": null, "max_attempts": null,
+            "files": null, "tags": null, "callback_url": null, "secrets": null}"#;
+        let from_nulls = submission(nulls).unwrap();
+        assert_eq!(from_nulls.fingerprint(), Submission::of_code("x").fingerprint());
+        assert_eq!(submission(r#"{"code":"x"}"#).unwrap().fingerprint(), from_nulls.fingerprint());
+    }
+
+    #[test]
+    fn everything_sent_arrives() {
+        let sent = submission(
+            r#"{"code": "x", "input_data": {"n": 123456789012345678901234567890}, "timeout": 1.5, "startup_timeout": 20,
+                "job_type": "a@sha256:0123456789ab", "requirements": ["numpy"], "idempotency_key": "k", "priority": 3,
+                "not_before": "2026-01-31T12:00:00+01:00", "max_attempts": 2, "files": {"b.txt": "aGk=", "a.txt": ""},
+                "tags": {"t": "v"}, "callback_url": "", "secrets": { }}"#,
+        )
+        .unwrap();
+        assert_eq!(sent.input.text(), r#"{"n":123456789012345678901234567890}"#);
+        assert_eq!(sent.timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(sent.startup_timeout, Some(Duration::from_secs(20)));
+        assert_eq!(sent.not_before.unwrap().to_rfc3339(), "2026-01-31T11:00:00+00:00");
+        assert_eq!(sent.files, [("b.txt".to_owned(), Bytes::from("hi")), ("a.txt".to_owned(), Bytes::new())]);
+        assert_eq!((sent.priority, sent.max_attempts, sent.tags["t"].as_str()), (3, Some(2), "v"));
+    }
+
+    #[test]
+    fn what_json_cannot_tell_is_told_by_field_all_at_once() {
+        let detail = refused(r#"{"timeout": -1, "not_before": "soon", "files": {"a": "%"}, "secrets": {"k": "v"}}"#);
+        for said in ["code must be given", "timeout must be a positive", "not_before must be a time", "is not base64", "secrets is not available"] {
+            assert!(detail.contains(said), "{said}: {detail}");
+        }
+        assert!(!detail.contains("\"v\""));
+    }
+
+    #[test]
+    fn input_that_is_no_object_or_no_text_is_refused() {
+        assert!(refused(r#"{"code": "x", "input_data": [1]}"#).starts_with("input_data must be a JSON object"));
+        assert!(refused(r#"{"code": "x", "input_data": {"a": "\ud800"}}"#).contains("lone surrogate"));
+        let deep = format!(r#"{{"code": "x", "input_data": {{"a": {}{}}}}}"#, "[".repeat(50_000), "]".repeat(50_000));
+        assert!(refused(&deep).contains("nested more than 100 levels"));
+    }
+
+    #[test]
+    fn a_file_or_tag_of_one_name_twice_is_refused() {
+        assert!(refused(r#"{"code": "x", "files": {"a": "", "a": ""}}"#).contains("given twice"));
+        assert!(refused(r#"{"code": "x", "tags": {"a": 1}}"#).contains("tags.a has the wrong type"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Speaks to a running server, for the commands that need one.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use super::{Context, dev};
+
+/// Which server a command speaks to.
+#[derive(Debug, clap::Args)]
+pub(super) struct Server {
+    /// The server; without it the one of `dev up`, else the configured address
+    #[arg(long, env = "TAKO_VM_URL")]
+    url: Option<String>,
+    /// An API key, where the server wants one
+    #[arg(long, env = "TAKO_VM_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
+}
+
+/// A connection to one server.
+pub(super) struct Client {
+    runtime: tokio::runtime::Runtime,
+    http: reqwest::Client,
+    url: String,
+    api_key: Option<String>,
+}
+
+impl Server {
+    pub(super) fn connect(self, context: &Context) -> Result<Client> {
+        let url = match self.url {
+            Some(url) => url,
+            None => dev::server_url(&context.load()?.config),
+        };
+        Ok(Client {
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+            // The server is this machine or is named; a proxy of the environment is not meant.
+            http: reqwest::Client::builder().no_proxy().build()?,
+            url: url.trim_end_matches('/').to_owned(),
+            api_key: self.api_key,
+        })
+    }
+}
+
+impl Client {
+    pub(super) fn get(&self, path: &str) -> Result<Value> {
+        self.call(Method::GET, path, None, Duration::from_secs(30))
+    }
+
+    /// Posts JSON text, or nothing, and waits up to `patience` for the answer.
+    pub(super) fn post(&self, path: &str, body: Option<String>, patience: Duration) -> Result<Value> {
+        self.call(Method::POST, path, body, patience)
+    }
+
+    /// The record of an execution once it has ended.
+    pub(super) fn wait(&self, execution_id: &str) -> Result<Value> {
+        loop {
+            let path = format!("/jobs/{execution_id}/result?wait=true&timeout=20&view=full");
+            match self.try_call(Method::GET, &path, None, Duration::from_secs(40))? {
+                (StatusCode::REQUEST_TIMEOUT, _) => {}
+                (status, body) => return accept(status, body),
+            }
+        }
+    }
+
+    fn call(&self, method: Method, path: &str, body: Option<String>, patience: Duration) -> Result<Value> {
+        let (status, body) = self.try_call(method, path, body, patience)?;
+        accept(status, body)
+    }
+
+    fn try_call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        patience: Duration,
+    ) -> Result<(StatusCode, Value)> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).timeout(patience);
+        if let Some(key) = &self.api_key {
+            request = request.bearer_auth(key);
+        }
+        if let Some(body) = body {
+            request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
+        }
+        self.runtime
+            .block_on(async {
+                let answer = request.send().await?;
+                let status = answer.status();
+                let body = answer.bytes().await?;
+                Ok::<_, reqwest::Error>((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+            })
+            .with_context(|| format!("no answer from {}; is the server running?", self.url))
+    }
+}
+
+/// The body of a good answer; a problem's own words otherwise.
+fn accept(status: StatusCode, body: Value) -> Result<Value> {
+    if status.is_success() {
+        return Ok(body);
+    }
+    let detail = body.get("detail").or(body.get("title")).and_then(Value::as_str);
+    match detail {
+        Some(detail) => bail!("{detail} ({status})"),
+        None => bail!("the server answered {status}"),
+    }
+}
+
+/// A text field of an answer, for people; a dash for what is not there.
+pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value.get(field).and_then(Value::as_str).unwrap_or("-")
+}

@@ -1,0 +1,134 @@
+//! `tako-vm history`
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::Context;
+use super::client::{Server, text};
+use crate::domain::{Envelope, Event, EventKind, ExecutionRecord};
+
+/// Show an execution's events, and what each made of its record
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    execution_id: Uuid,
+    /// Print the events as the server sent them
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
+    let client = args.server.connect(context)?;
+    let answer = client.get(&format!("/jobs/{}/events", args.execution_id))?;
+    if args.json {
+        writeln!(context.out, "{answer:#}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let events = answer.get("items").and_then(Value::as_array).context("the server sent no events")?;
+    writeln!(context.out, "execution {}", args.execution_id)?;
+    let mut record = None;
+    for event in events {
+        let envelope = envelope(event)?;
+        record = ExecutionRecord::evolve(record, &envelope)?;
+        let status = record.as_ref().map_or("-", |record: &ExecutionRecord| record.status().as_str());
+        writeln!(
+            context.out,
+            "{:>3}  {}  {:<22} {:<9}  {}",
+            envelope.version,
+            envelope.recorded_at.format("%H:%M:%S%.3f"),
+            envelope.event.kind().as_str(),
+            status,
+            gist(&envelope.event),
+        )?;
+    }
+    let Some(record) = record else { return Ok(ExitCode::SUCCESS) };
+    let shown = client.get(&format!("/executions/{}", args.execution_id))?;
+    writeln!(context.out, "record after version {}:", record.version)?;
+    for field in ["status", "exit_code", "duration_ms", "output", "error"] {
+        match shown.get(field) {
+            None | Some(Value::Null) => {}
+            Some(Value::String(value)) => writeln!(context.out, "     {field:<12} {value}")?,
+            Some(value) => writeln!(context.out, "     {field:<12} {value}")?,
+        }
+    }
+    for stream in ["stdout", "stderr"] {
+        for (number, line) in text(&shown, stream).lines().enumerate().take(20) {
+            let label = if number == 0 { stream } else { "" };
+            writeln!(context.out, "     {label:<12} {line}")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An event as the API shows it, back in the domain's model.
+fn envelope(event: &Value) -> Result<Envelope> {
+    let name = text(event, "type");
+    let kind = EventKind::from_name(name).with_context(|| format!("this program does not know event type {name}"))?;
+    let payload = event.get("payload").unwrap_or(&Value::Null).to_string();
+    Ok(Envelope {
+        event_id: text(event, "event_id").parse()?,
+        stream_id: text(event, "stream_id").parse()?,
+        version: serde_json::from_value(event["version"].clone())?,
+        recorded_at: serde_json::from_value(event["recorded_at"].clone())?,
+        correlation_id: serde_json::from_value(event["correlation_id"].clone())?,
+        event: Event::from_payload(kind, &payload)?,
+    })
+}
+
+/// What is worth a line of an event.
+fn gist(event: &Event) -> String {
+    match event {
+        Event::JobSubmitted(job) => {
+            let from = job.parent.map_or(String::new(), |parent| {
+                format!(", {} of {}", parent.relationship.as_str(), parent.execution_id)
+            });
+            format!("{} code {} input {}{from}", job.job_version, job.code.short(), job.input.short())
+        }
+        Event::JobDequeued(dequeued) => {
+            format!("attempt {} in slot {} under lease {}", dequeued.attempt, dequeued.slot, dequeued.lease)
+        }
+        Event::ExecutionStarted(started) => {
+            let sandbox = &started.sandbox;
+            format!(
+                "{} sandbox, {}/{}, image {}",
+                serde_json::to_value(sandbox.warmth).ok().as_ref().and_then(Value::as_str).unwrap_or("-"),
+                sandbox.engine,
+                sandbox.runtime,
+                sandbox.image_digest.get(..19).unwrap_or(&sandbox.image_digest),
+            )
+        }
+        Event::ExecutionSucceeded(succeeded) => {
+            let timing = &succeeded.observed.timing;
+            format!("{} ms of {} ms running, {} artifacts", timing.execution_ms, timing.total_ms, succeeded.observed.artifacts.len())
+        }
+        Event::ExecutionFailed(failed) => format!("{}: {}", failed.error.error_type.as_str(), failed.error.message),
+        Event::ExecutionTimedOut(timed_out) => format!("limit {} ms", timed_out.limit_ms),
+        Event::ExecutionOutOfMemory(oom) => {
+            format!("limit {} MiB, peak {} MiB", oom.limit_bytes >> 20, oom.peak_bytes >> 20)
+        }
+        Event::CancelRequested(request) => format!("by {}", request.by),
+        Event::ExecutionCancelled(cancelled) => format!("by {}", cancelled.by),
+        Event::LeaseExpired(expired) => format!("lease {}: {}", expired.lease, expired.cause),
+        Event::RetryScheduled(retry) => format!("in {} ms after {}", retry.delay_ms, retry.cause.message),
+        Event::JobDeadLettered(letter) => {
+            format!("{} after {} attempts", letter.error_type.as_str(), letter.attempts)
+        }
+        Event::DeadLetterRequeued(requeued) => format!("as {}", requeued.execution_id),
+        Event::DeadLetterDiscarded(discarded) => discarded.reason.clone().unwrap_or_default(),
+        Event::ReplayVerdictRecorded(verdict) => {
+            serde_json::to_value(&verdict.verdict).map(|verdict| verdict.to_string()).unwrap_or_default()
+        }
+        Event::JobRejected(rejected) => rejected.reason.clone(),
+        Event::BuildRequested(_)
+        | Event::BuildStarted(_)
+        | Event::BuildSucceeded(_)
+        | Event::BuildFailed(_)
+        | Event::NodeStarted(_)
+        | Event::NodeDraining(_)
+        | Event::NodeStopped(_) => String::new(),
+    }
+}

@@ -1,0 +1,88 @@
+//! Which engine the server runs its sandboxes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::config::{Config, EngineChoice, SecurityMode};
+use crate::engine::docker::{self, DockerConfig, DockerEngine};
+use crate::engine::native::{NativeConfig, NativeEngine, Root};
+use crate::engine::scripted::ScriptedEngine;
+use crate::engine::{self, Engine};
+
+/// An engine, and what more than [`Engine`] is known of it.
+#[derive(Clone)]
+pub enum Chosen {
+    Docker(Arc<DockerEngine>),
+    Native(Arc<NativeEngine>),
+    Scripted(Arc<ScriptedEngine>),
+}
+
+impl Chosen {
+    pub fn engine(&self) -> Arc<dyn Engine> {
+        match self {
+            Self::Docker(engine) => Arc::clone(engine) as Arc<dyn Engine>,
+            Self::Native(engine) => Arc::clone(engine) as Arc<dyn Engine>,
+            Self::Scripted(engine) => Arc::clone(engine) as Arc<dyn Engine>,
+        }
+    }
+}
+
+/// The configured engine; with `auto` Docker where it answers, else native.
+///
+/// # Errors
+/// What keeps the chosen engine, or every one, from working. Call it on the I/O runtime.
+pub async fn choose(config: &Config) -> Result<Chosen> {
+    match config.engine {
+        EngineChoice::Docker => Ok(docker(config).await?),
+        EngineChoice::Native => native(config),
+        EngineChoice::Auto => match docker(config).await {
+            Ok(chosen) => Ok(chosen),
+            Err(no_docker) => match native(config) {
+                Ok(chosen) => {
+                    tracing::info!(reason = %no_docker, "no Docker Engine; jobs run on the native engine");
+                    Ok(chosen)
+                }
+                Err(no_native) => bail!("no engine works here. docker: {no_docker}; native: {no_native:#}"),
+            },
+        },
+    }
+}
+
+async fn docker(config: &Config) -> Result<Chosen, engine::Error> {
+    let own = DockerConfig {
+        host: (!config.docker.host.is_empty()).then(|| config.docker.host.clone()),
+        runtime: match config.container_runtime.as_str() {
+            "auto" => docker::RuntimeChoice::Auto,
+            name => docker::RuntimeChoice::Named(name.to_owned()),
+        },
+        security_mode: match config.security_mode {
+            SecurityMode::Strict => docker::SecurityMode::Strict,
+            SecurityMode::Permissive => docker::SecurityMode::Permissive,
+        },
+        pull_timeout: config.docker.pull_timeout.min(Duration::from_secs(60)),
+        ..DockerConfig::default()
+    };
+    let engine = DockerEngine::connect(own).await?;
+    Ok(Chosen::Docker(Arc::new(engine)))
+}
+
+fn native(config: &Config) -> Result<Chosen> {
+    if config.security_mode == SecurityMode::Strict {
+        bail!("security_mode strict runs on gVisor alone, which is the docker engine with runsc");
+    }
+    // Every slot's sandbox, and those that wait for the next jobs.
+    let waiting = config.pool.max_idle.max(config.pool.min_idle) * config.job_types.len().max(1) as u32;
+    let own = NativeConfig {
+        max_cells: (config.max_workers + waiting) as usize,
+        python: (!config.native.python.as_os_str().is_empty()).then(|| config.native.python.clone()),
+        root: match config.native.root.as_os_str().is_empty() {
+            true => Root::Host,
+            false => Root::Unpacked(config.native.root.clone()),
+        },
+        runtime_dir: None,
+        require_limits: false,
+    };
+    Ok(Chosen::Native(Arc::new(NativeEngine::new(own)?)))
+}

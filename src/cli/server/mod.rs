@@ -1,0 +1,114 @@
+//! `tako-vm server`
+
+mod engine;
+mod health;
+mod service;
+
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::runtime;
+
+pub use engine::{Chosen, choose};
+pub use service::{Service, Stop};
+
+use super::{Context, dev};
+use crate::config::{Config, Host};
+use crate::{store, telemetry};
+
+/// Answer REST requests and run jobs, until SIGTERM or SIGINT
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Address to listen on, instead of server.host
+    #[arg(long)]
+    host: Option<Host>,
+    /// Port to listen on, instead of server.port; 0 takes a free one
+    #[arg(long)]
+    port: Option<u16>,
+    /// Write the address to this file once requests are answered
+    #[arg(long, value_name = "FILE")]
+    address_file: Option<std::path::PathBuf>,
+}
+
+/// How many connections the server keeps to the database.
+const DATABASE_CONNECTIONS: u32 = 16;
+
+pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
+    let mut config = context.load()?.config;
+    if let Some(host) = args.host {
+        config.server.host = host;
+    }
+    if let Some(port) = args.port {
+        config.server.port = port;
+    }
+    config.check_bind(config.server.host.0)?;
+    telemetry::start(&config.log)?;
+    // Before anything slow: a port that is taken is told at once.
+    let address = (config.server.host.0, config.server.port);
+    let listener =
+        TcpListener::bind(address).with_context(|| format!("cannot listen on {}:{}", address.0, address.1))?;
+    let io = runtime::Builder::new_multi_thread().enable_all().thread_name("io").build()?;
+    let code = serve(config, listener, args.address_file.as_deref(), io.handle().clone());
+    io.shutdown_timeout(Duration::from_secs(5));
+    code
+}
+
+fn serve(
+    config: Config,
+    listener: TcpListener,
+    address_file: Option<&std::path::Path>,
+    io: runtime::Handle,
+) -> Result<ExitCode> {
+    let config = Arc::new(config);
+    let grace = config.server.shutdown_grace;
+    let (store, chosen) = io.block_on(async {
+        let store = open_store(&config).await?;
+        anyhow::Ok((store, choose(&config).await?))
+    })?;
+    let system = actix::System::new();
+    let stopped = system.block_on(async move {
+        let service = Service::start(config, store, chosen, io, listener).await?;
+        tracing::info!(address = %service.address(), node_id = %service.node_id(), "answering requests");
+        if let Some(file) = address_file {
+            std::fs::write(file, service.address().to_string())
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        let signal = wait_for_signal().await?;
+        tracing::info!(signal, "stopping");
+        tokio::select! {
+            () = service.stop(Stop { grace }) => {}
+            again = wait_for_signal() => tracing::warn!(signal = again?, "stopping at once"),
+        }
+        anyhow::Ok(())
+    });
+    stopped?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configured database, or the development cluster, with this program's tables.
+async fn open_store(config: &Config) -> Result<store::Store> {
+    let url = tokio::task::spawn_blocking({
+        let config = config.clone();
+        move || dev::database_url(&config)
+    })
+    .await??;
+    let mut options = store::Options::new(url.expose());
+    options.max_connections = DATABASE_CONNECTIONS;
+    let migrations = store::migrate(&options).await.context("cannot prepare the database")?;
+    if migrations > 0 {
+        tracing::info!(migrations, "the database's tables are made");
+    }
+    Ok(store::Store::connect(&options).await?)
+}
+
+async fn wait_for_signal() -> Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}

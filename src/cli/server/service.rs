@@ -1,0 +1,104 @@
+//! A node with its API: everything that runs when the server runs.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::runtime;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::engine::Chosen;
+use super::health::CachedProbe;
+use crate::actors::topology::{Node, Parts};
+use crate::api;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::engine::SandboxLabels;
+use crate::engine::pool::Pool;
+use crate::store;
+
+/// A running server. It must be stopped, not dropped.
+pub struct Service {
+    node: Node,
+    api: actix_web::dev::ServerHandle,
+    stopping: CancellationToken,
+    address: SocketAddr,
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    /// How long running jobs may go on.
+    pub grace: Duration,
+}
+
+impl Service {
+    /// Starts a node and answers requests. Call it inside an actix system; `io` must be a
+    /// multi-thread runtime that outlives the service.
+    ///
+    /// # Errors
+    /// What keeps the node from being registered or the server from listening.
+    pub async fn start(
+        config: Arc<Config>,
+        store: store::Store,
+        chosen: Chosen,
+        io: runtime::Handle,
+        listener: TcpListener,
+    ) -> Result<Self> {
+        let node_id = Uuid::now_v7();
+        let installation = {
+            let store = store.clone();
+            io.spawn(async move { store.installation().await }).await??
+        };
+        let labels =
+            SandboxLabels { installation, node_id: node_id.to_string(), execution_id: None, lease: None };
+        let pool = Pool::new(chosen.engine(), labels);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let node = Node::start(Parts {
+            node_id,
+            config: Arc::clone(&config),
+            store: store.clone(),
+            pool: Arc::clone(&pool),
+            clock,
+            io: io.clone(),
+        })
+        .await?;
+        let address = listener.local_addr()?;
+        let stopping = CancellationToken::new();
+        let app = api::App {
+            config: Arc::clone(&config),
+            store,
+            io: io.clone(),
+            intake: node.intake.clone(),
+            queue: node.queue.clone(),
+            dlq: node.dlq.clone(),
+            builder: node.builder.clone(),
+            waiters: Arc::clone(&node.waiters),
+            live_output: Arc::clone(&node.live_output),
+            job_types: Arc::clone(&node.job_types),
+            health: Arc::new(CachedProbe::new(chosen, pool, io)),
+            stopping: stopping.clone(),
+        };
+        let server = api::serve(app, listener, config.server.http_workers as usize).context("cannot answer HTTP")?;
+        let api = server.handle();
+        actix::spawn(server);
+        Ok(Self { node, api, stopping, address })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn node_id(&self) -> Uuid {
+        self.node.node_id
+    }
+
+    /// Drains the node, then the API: until the end a client can ask how its job went.
+    pub async fn stop(self, stop: Stop) {
+        self.node.shutdown(stop.grace).await;
+        self.stopping.cancel();
+        self.api.stop(true).await;
+    }
+}

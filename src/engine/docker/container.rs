@@ -1,0 +1,183 @@
+//! What a sandbox is as a container: every limit and every lock, in one place.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits,
+};
+
+use crate::engine::{SandboxLabels, SandboxLimits, SandboxSpec};
+
+/// The seccomp profile: Docker's own default, tightened. See the comments in the file.
+const SECCOMP: &str = include_str!("../../../docker/seccomp.json");
+
+/// What the guest needs to become another user, to signal and to read that user's files.
+/// User code has none of them: it loses all on the change of user.
+const GUEST_CAPABILITIES: [&str; 5] = ["SETUID", "SETGID", "SETPCAP", "KILL", "DAC_READ_SEARCH"];
+
+/// Space for `/code`, which holds one file, and the most for `/input`; bytes.
+const CODE_BYTES: u64 = 4 << 20;
+const INPUT_BYTES: u64 = 128 << 20;
+
+/// The span in which the processor share is counted, microseconds.
+const CPU_PERIOD_US: i64 = 100_000;
+
+const INSTALLATION: &str = "tako-vm.installation";
+const NODE: &str = "tako-vm.node";
+const EXECUTION: &str = "tako-vm.execution";
+const LEASE: &str = "tako-vm.lease";
+
+/// The label filter that finds the sandboxes of an installation.
+pub(super) fn installation_filter(installation: &str) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{INSTALLATION}={installation}")])])
+}
+
+/// The request that creates a sandbox.
+pub(super) fn body(spec: &SandboxSpec, runtime: &str) -> ContainerCreateBody {
+    ContainerCreateBody {
+        image: Some(spec.image.digest.clone()),
+        entrypoint: Some(vec!["/tako/guest".to_owned(), "init".to_owned()]),
+        cmd: Some(Vec::new()),
+        user: Some("0:0".to_owned()),
+        working_dir: Some("/".to_owned()),
+        hostname: Some("sandbox".to_owned()),
+        attach_stdin: Some(true),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        open_stdin: Some(true),
+        // The end of the host's stream is the guest's sign to end.
+        stdin_once: Some(true),
+        tty: Some(false),
+        // Beyond mode `none`: the daemon sets up no network sandbox at all, which was more than
+        // half of a container's start. It then writes no /etc/hosts either, so the loopback
+        // interface has an address and no name.
+        network_disabled: Some(true),
+        labels: Some(labels(&spec.labels)),
+        host_config: Some(host_config(&spec.limits, runtime)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(limits: &SandboxLimits, runtime: &str) -> HostConfig {
+    let memory = saturate(limits.memory_bytes);
+    HostConfig {
+        runtime: Some(runtime.to_owned()),
+        network_mode: Some("none".to_owned()),
+        readonly_rootfs: Some(true),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        cap_add: Some(GUEST_CAPABILITIES.map(str::to_owned).to_vec()),
+        security_opt: Some(vec!["no-new-privileges:true".to_owned(), format!("seccomp={SECCOMP}")]),
+        memory: Some(memory),
+        // The same as memory, which leaves no swap.
+        memory_swap: Some(memory),
+        // Not `nano_cpus`, which refuses more processors than the host has.
+        cpu_period: Some(CPU_PERIOD_US),
+        cpu_quota: Some((i64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000).max(1000)),
+        pids_limit: Some(i64::from(limits.pids)),
+        ulimits: Some(vec![ResourcesUlimits { name: Some("core".to_owned()), soft: Some(0), hard: Some(0) }]),
+        tmpfs: Some(tmpfs(limits)),
+        // A namespace of its own without Docker's /dev/shm, whose inodes cannot be limited;
+        // `tmpfs` mounts one.
+        ipc_mode: Some("none".to_owned()),
+        cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+        log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: Some(HashMap::new()) }),
+        init: Some(false),
+        auto_remove: Some(false),
+        privileged: Some(false),
+        ..HostConfig::default()
+    }
+}
+
+fn tmpfs(limits: &SandboxLimits) -> HashMap<String, String> {
+    let mount = |bytes: u64, mode: &str| {
+        let inodes = limits.inodes;
+        format!("rw,nosuid,nodev,noexec,size={bytes},nr_inodes={inodes},mode={mode}")
+    };
+    HashMap::from([
+        ("/code".to_owned(), mount(CODE_BYTES.min(limits.memory_bytes), "0755")),
+        ("/input".to_owned(), mount(INPUT_BYTES.min(limits.memory_bytes), "0755")),
+        ("/output".to_owned(), mount(limits.output_bytes, "1777")),
+        ("/tmp".to_owned(), mount(limits.tmp_bytes, "1777")),
+        ("/dev/shm".to_owned(), mount(limits.tmp_bytes, "1777")),
+    ])
+}
+
+fn labels(labels: &SandboxLabels) -> HashMap<String, String> {
+    let mut map = HashMap::from([
+        (INSTALLATION.to_owned(), labels.installation.clone()),
+        (NODE.to_owned(), labels.node_id.clone()),
+    ]);
+    if let Some(execution) = &labels.execution_id {
+        map.insert(EXECUTION.to_owned(), execution.clone());
+    }
+    if let Some(lease) = labels.lease {
+        map.insert(LEASE.to_owned(), lease.to_string());
+    }
+    map
+}
+
+/// Reads labels back; `None` for a container that is not ours.
+pub(super) fn parse_labels(map: &HashMap<String, String>) -> Option<SandboxLabels> {
+    Some(SandboxLabels {
+        installation: map.get(INSTALLATION)?.clone(),
+        node_id: map.get(NODE)?.clone(),
+        execution_id: map.get(EXECUTION).cloned(),
+        lease: map.get(LEASE).and_then(|lease| lease.parse().ok()),
+    })
+}
+
+fn saturate(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_read_back() {
+        let full = SandboxLabels {
+            installation: "one".to_owned(),
+            node_id: "node-a".to_owned(),
+            execution_id: Some("0190".to_owned()),
+            lease: Some(7),
+        };
+        assert_eq!(parse_labels(&labels(&full)), Some(full.clone()));
+        let pooled = SandboxLabels { execution_id: None, lease: None, ..full };
+        assert_eq!(parse_labels(&labels(&pooled)), Some(pooled));
+        assert_eq!(parse_labels(&HashMap::new()), None);
+    }
+
+    #[test]
+    fn the_seccomp_profile_denies_unless_it_allows() {
+        let profile: serde_json::Value = serde_json::from_str(SECCOMP).unwrap();
+        assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
+        let denied = [
+            "ptrace",
+            "keyctl",
+            "add_key",
+            "bpf",
+            "userfaultfd",
+            "io_uring_setup",
+            "unshare",
+            "setns",
+            "mount",
+            "umount2",
+            "pivot_root",
+            "clone3",
+            "process_vm_readv",
+            "perf_event_open",
+            "init_module",
+            "kexec_load",
+            "open_by_handle_at",
+            "chroot",
+        ];
+        for rule in profile["syscalls"].as_array().unwrap() {
+            if rule["action"] == "SCMP_ACT_ALLOW" {
+                for name in rule["names"].as_array().unwrap() {
+                    assert!(!denied.contains(&name.as_str().unwrap()), "{name} is allowed");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The native engine: cells, made when first needed, and sandboxes in them.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tako_guest::protocol::{Boot, Rlimits, VERSION};
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::cell::Cell;
+use super::cgroup::{Cgroups, Limit};
+use super::config::{NativeConfig, Root};
+use super::host_root::HostRoot;
+use super::identity;
+use super::registry::Registry;
+use super::sandbox::{Lease, NativeSandbox};
+use crate::engine::session::{GRACE, Session};
+use crate::engine::{Engine, Error, Image, Kind, Sandbox, SandboxLabels, SandboxLimits, SandboxSpec};
+
+/// The one image this engine has: the Python of its root.
+const HOST_IMAGE: &str = "host";
+
+/// The user of the job's code, inside.
+const USER: u32 = 1000;
+
+const HEALTH_LIMIT: Duration = Duration::from_secs(2);
+
+/// See the module above.
+pub struct NativeEngine {
+    config: NativeConfig,
+    root: HostRoot,
+    cells: Arc<Cells>,
+    permits: Arc<Semaphore>,
+    /// The digest that [`Engine::resolve_image`] gave last.
+    digest: Mutex<Option<String>>,
+}
+
+/// What the native engine can do on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Whether guest and code are two host users. As an ordinary user they share that user's id.
+    pub own_users: bool,
+    /// Version of the cgroups that limit sandboxes.
+    pub cgroup_version: Option<u8>,
+    /// Limits that are not enforced. Without [`Limit::Memory`] the address space of each
+    /// process is limited instead, without [`Limit::Pids`] the processes of the user.
+    pub missing_limits: Vec<Limit>,
+}
+
+/// The cells that wait for a sandbox, and what new ones are made of.
+pub struct Cells {
+    registry: Registry,
+    cgroups: Arc<Cgroups>,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Default)]
+struct Idle {
+    cells: Vec<Cell>,
+    closed: bool,
+}
+
+impl Cells {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Idle> {
+        // Both fields are valid after every statement, so a panic elsewhere spoils nothing.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the cell that was used last, whose memory is still warm.
+    fn take(&self) -> Option<Cell> {
+        self.lock().cells.pop()
+    }
+
+    pub fn put_back(&self, cell: Cell) {
+        let _ = cell.slot().clear();
+        let mut idle = self.lock();
+        if !idle.closed {
+            idle.cells.push(cell);
+        }
+    }
+}
+
+impl NativeEngine {
+    /// Looks at the host and clears away what ended servers left.
+    ///
+    /// # Errors
+    /// [`Error::Image`] without an interpreter; [`Error::Unavailable`] where limits are required and
+    /// missing; [`Error::System`] when the runtime directory cannot be had.
+    pub fn new(config: NativeConfig) -> Result<Self, Error> {
+        let root = HostRoot::plan(&config)?;
+        let cgroups = Arc::new(Cgroups::find());
+        let missing: Vec<_> = cgroups.missing().iter().map(|limit| limit.as_str()).collect();
+        if config.require_limits && !missing.is_empty() {
+            return Err(Error::Unavailable {
+                engine: "native",
+                message: format!("no cgroup limits {}", missing.join(", ")),
+            });
+        }
+        let in_runtime_dir =
+            |source| Error::System { context: "native engine: cannot use its runtime directory".to_owned(), source };
+        let registry = Registry::open(config.runtime_dir.as_deref()).map_err(in_runtime_dir)?;
+        for slot in registry.abandoned().map_err(in_runtime_dir)? {
+            // What cannot be cleared now is tried again when its number is taken.
+            if let Err(error) = cgroups.clear(&slot.name) {
+                tracing::warn!(cell = slot.name, %error, "cannot clear an abandoned cell");
+            }
+        }
+        Ok(Self {
+            permits: Arc::new(Semaphore::new(config.max_cells)),
+            cells: Arc::new(Cells { registry, cgroups, idle: Mutex::default() }),
+            digest: Mutex::new(None),
+            root,
+            config,
+        })
+    }
+
+    /// Makes one sandbox and destroys it.
+    ///
+    /// # Errors
+    /// In a sentence, what is missing on this host.
+    pub async fn supported(config: NativeConfig) -> Result<(), String> {
+        let probe = async {
+            let engine = Self::new(NativeConfig { max_cells: 1, ..config })?;
+            let image = engine.resolve_image(HOST_IMAGE).await?;
+            let outcome = engine.start(&probe_spec(image)).await;
+            if let Ok(sandbox) = outcome {
+                sandbox.destroy().await;
+                engine.shutdown().await;
+                return Ok(());
+            }
+            engine.shutdown().await;
+            outcome.map(drop)
+        };
+        probe.await.map_err(|error: Error| explain(&error))
+    }
+
+    /// What this host offers.
+    pub fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            // SAFETY: geteuid cannot fail.
+            own_users: unsafe { libc::geteuid() } == 0,
+            cgroup_version: match *self.cells.cgroups {
+                Cgroups::V1(_) => Some(1),
+                Cgroups::V2(_) => Some(2),
+                Cgroups::None => None,
+            },
+            missing_limits: self.cells.cgroups.missing(),
+        }
+    }
+
+    async fn lease(&self, patience: Duration) -> Result<Lease, Error> {
+        let permit = tokio::time::timeout(patience, self.permits.clone().acquire_owned())
+            .await
+            .map_err(|_| unavailable(format!("all {} cells are taken", self.config.max_cells)))?
+            .map_err(|_| unavailable("shut down".to_owned()))?;
+        let cell = match self.cells.take() {
+            Some(cell) => cell,
+            None => self.make_cell().await?,
+        };
+        Ok(Lease { cells: self.cells.clone(), cell: Some(cell), permit: Some(permit) })
+    }
+
+    async fn make_cell(&self) -> Result<Cell, Error> {
+        Cell::make(&self.cells.registry, &self.cells.cgroups, self.root.plan.clone()).await
+    }
+
+    /// Starts PID 1 in the lease's cell, in a new cell if that one has died meanwhile; the host's
+    /// end of the frame stream.
+    async fn spawn(&self, lease: &mut Lease, id: &str, spec: &SandboxSpec) -> Result<UnixStream, Error> {
+        loop {
+            let fresh = lease.cell.is_none();
+            let cell = match lease.cell.as_mut() {
+                Some(cell) => cell,
+                None => lease.cell.insert(self.make_cell().await?),
+            };
+            let (host, guest) = frame_stream()?;
+            match cell.spawn(&spec.limits, guest).await {
+                Ok(pid) => {
+                    // A sandbox that is not listed still dies with its cell.
+                    if let Err(error) = cell.slot().enter(id, &spec.labels, pid) {
+                        tracing::warn!(sandbox = id, %error, "cannot list a sandbox");
+                    }
+                    return Ok(host);
+                }
+                Err(error) => {
+                    lease.cell = None;
+                    if fresh || !matches!(error, Error::Unavailable { .. }) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_image(&self, image: &Image) -> Result<(), Error> {
+        let now = self.digest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match now {
+            Some(digest) if digest != image.digest => Err(Error::Image {
+                reference: image.reference.clone(),
+                message: format!("asked for {}, the host has {digest}", image.digest),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for NativeEngine {
+    fn kind(&self) -> Kind {
+        Kind::Native
+    }
+
+    fn runtime(&self) -> &str {
+        "namespaces"
+    }
+
+    /// Knows `host` alone: the Python of the configured root.
+    async fn resolve_image(&self, reference: &str) -> Result<Image, Error> {
+        let no_image = |message: String| Error::Image { reference: reference.to_owned(), message };
+        if reference != HOST_IMAGE {
+            return Err(no_image(format!("the native engine has one image, {HOST_IMAGE}")));
+        }
+        let root = self.config.root.clone();
+        let python = self.root.python_on_host.clone();
+        let digest = tokio::task::spawn_blocking(move || match root {
+            Root::Host => identity::of_python(&python),
+            Root::Unpacked(directory) => Ok(identity::of_directory(&directory)),
+        })
+        .await
+        .map_err(|error| no_image(error.to_string()))?
+        .map_err(|error| no_image(error.to_string()))?;
+        *self.digest.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest.clone());
+        Ok(Image { reference: reference.to_owned(), digest })
+    }
+
+    async fn start(&self, spec: &SandboxSpec) -> Result<Box<dyn Sandbox>, Error> {
+        self.check_image(&spec.image)?;
+        let begun = Instant::now();
+        let mut lease = self.lease(spec.startup_timeout).await?;
+        let id = format!("native-{}", Uuid::now_v7().simple());
+        let stream = self.spawn(&mut lease, &id, spec).await?;
+        let (reader, writer) = stream.into_split();
+        let boot = boot(spec, self.root.python_inside.clone());
+        let deadline = spec.startup_timeout + GRACE;
+        let booted = Session::boot(Box::new(reader), Box::new(writer), &boot, deadline).await;
+        match booted {
+            Ok((session, _)) => Ok(Box::new(NativeSandbox { id, startup: begun.elapsed(), session, lease })),
+            Err(error) => {
+                let usage = lease.end().await?;
+                Err(match error {
+                    Error::Lost { message, oom_killed } => {
+                        Error::Lost { message, oom_killed: usage.oom_killed.unwrap_or(oom_killed) }
+                    }
+                    other => other,
+                })
+            }
+        }
+    }
+
+    async fn health(&self) -> Result<(), Error> {
+        if self.cells.lock().closed {
+            return Err(unavailable("shut down".to_owned()));
+        }
+        if self.permits.available_permits() < self.config.max_cells {
+            return Ok(());
+        }
+        let lease = tokio::time::timeout(HEALTH_LIMIT, self.lease(HEALTH_LIMIT))
+            .await
+            .map_err(|_| unavailable("no cell within 2 s".to_owned()))??;
+        let (cell, _permit) = lease.into_idle();
+        if let Some(cell) = cell {
+            self.cells.put_back(cell);
+        }
+        Ok(())
+    }
+
+    async fn list(&self, installation: &str) -> Result<Vec<(String, SandboxLabels)>, Error> {
+        let entries = self.cells.registry.entries().map_err(|source| Error::System {
+            context: "native engine: cannot list its sandboxes".to_owned(),
+            source,
+        })?;
+        let own = entries.into_iter().filter(|entry| entry.labels.installation == installation);
+        Ok(own.map(|entry| (entry.id, entry.labels)).collect())
+    }
+
+    async fn remove(&self, sandbox_id: &str) -> Result<(), Error> {
+        let kill = || {
+            let entries = self.cells.registry.entries()?;
+            entries.iter().filter(|entry| entry.id == sandbox_id).try_for_each(|entry| entry.kill())
+        };
+        kill().map_err(|source| Error::System { context: format!("native engine: cannot remove {sandbox_id}"), source })
+    }
+
+    async fn shutdown(&self) {
+        self.permits.close();
+        let cells = {
+            let mut idle = self.cells.lock();
+            idle.closed = true;
+            std::mem::take(&mut idle.cells)
+        };
+        let dismantled = tokio::task::spawn_blocking(move || cells.into_iter().for_each(Cell::dismantle)).await;
+        self.cells.cgroups.remove_parent();
+        if let Err(error) = dismantled {
+            tracing::warn!(%error, "cannot dismantle cells");
+        }
+    }
+}
+
+/// A blocking end for the guest and a Tokio one for the host.
+fn frame_stream() -> Result<(UnixStream, OwnedFd), Error> {
+    let make = || {
+        let (host, guest) = StdUnixStream::pair()?;
+        host.set_nonblocking(true)?;
+        Ok((UnixStream::from_std(host)?, guest.into()))
+    };
+    make()
+        .map_err(|source| Error::System { context: "native sandbox: cannot make its frame stream".to_owned(), source })
+}
+
+fn boot(spec: &SandboxSpec, python: Option<String>) -> Boot {
+    Boot {
+        protocol: VERSION,
+        python,
+        preload: spec.preload.clone(),
+        environment: spec.environment.clone(),
+        uid: USER,
+        gid: USER,
+        startup_timeout_ms: u64::try_from(spec.startup_timeout.as_millis()).unwrap_or(u64::MAX),
+        rlimits: Rlimits {
+            open_files: u64::from(spec.limits.open_files),
+            file_bytes: spec.limits.file_bytes,
+            processes: u64::from(spec.limits.pids),
+        },
+    }
+}
+
+fn probe_spec(image: Image) -> SandboxSpec {
+    SandboxSpec {
+        image,
+        limits: SandboxLimits {
+            memory_bytes: 256 << 20,
+            cpu_millis: 1000,
+            pids: 32,
+            open_files: 256,
+            file_bytes: 1 << 20,
+            tmp_bytes: 1 << 20,
+            output_bytes: 1 << 20,
+            inodes: 64,
+        },
+        environment: BTreeMap::new(),
+        preload: Vec::new(),
+        startup_timeout: Duration::from_secs(10),
+        labels: SandboxLabels {
+            installation: "probe".to_owned(),
+            node_id: "probe".to_owned(),
+            execution_id: None,
+            lease: None,
+        },
+    }
+}
+
+/// The error and its causes in one line.
+fn explain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+fn unavailable(message: String) -> Error {
+    Error::Unavailable { engine: "native", message }
+}

@@ -1,0 +1,236 @@
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tako_vm::engine::Engine;
+use tako_vm::engine::native::{NativeConfig, NativeEngine};
+
+use super::{Fixture, job, labels};
+
+/// Processes whose launcher this process started, and theirs.
+fn descendants() -> BTreeSet<i32> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let parent = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap();
+        parents.push((pid, parent.parse::<i32>().unwrap()));
+    }
+    let mut found = BTreeSet::from([std::process::id() as i32]);
+    loop {
+        let before = found.len();
+        found.extend(
+            parents.iter().filter(|(_, parent)| found.contains(parent)).map(|(pid, _)| *pid).collect::<Vec<_>>(),
+        );
+        if found.len() == before {
+            found.remove(&(std::process::id() as i32));
+            return found;
+        }
+    }
+}
+
+/// Cgroup directories of cells of one runtime directory.
+fn cgroups(runtime_dir: &Path) -> Vec<PathBuf> {
+    use sha2::{Digest, Sha256};
+    let path = runtime_dir.canonicalize().unwrap();
+    let hash = Sha256::digest(path.as_os_str().as_encoded_bytes());
+    let prefix = hex::encode(&hash[..4]);
+    let mut found = Vec::new();
+    let mut todo = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
+    while let Some((directory, depth)) = todo.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name().to_str().unwrap().starts_with(&prefix) {
+                found.push(entry.path());
+            } else if depth < 4 {
+                todo.push((entry.path(), depth + 1));
+            }
+        }
+    }
+    found
+}
+
+/// Mounts where a sandbox has its own; others on this machine come and go by other hands.
+fn sandbox_mounts() -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let is_ours = |line: &&str| {
+        let place = line.split(' ').nth(4).unwrap();
+        ["/tmp", "/output", "/code", "/input", "/dev/shm", "/proc/"].iter().any(|start| place.starts_with(start))
+    };
+    text.lines().filter(is_ours).map(str::to_owned).collect()
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < give_up, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+// In a process of its own, so that its children are its own and no other test's.
+#[tokio::test]
+async fn fifty_jobs_leave_nothing_behind() {
+    in_own_process("native::remains::fifty_jobs_inside");
+}
+
+#[tokio::test]
+#[ignore = "run by fifty_jobs_leave_nothing_behind"]
+async fn fifty_jobs_inside() {
+    let temp_before = fs::read_dir(std::env::temp_dir()).unwrap().count();
+    let mounts_before = sandbox_mounts();
+    let fixture = Fixture::new(2).await;
+    let code = "import os, subprocess\n\
+                subprocess.Popen(['sleep', '1000'], start_new_session=True)\n\
+                open('/tmp/x', 'w').write('x' * 100000)";
+    for _ in 0..25 {
+        tokio::join!(fixture.run(code), fixture.run(code));
+    }
+    let launchers = descendants();
+    assert_eq!(launchers.len(), 2, "only the launchers of two cells: {launchers:?}");
+    // SAFETY: takes a number.
+    let group_of = |pid: i32| unsafe { libc::getpgid(pid) };
+    assert!(launchers.iter().all(|&pid| group_of(pid) == pid), "a terminal's signals reach a launcher");
+    let listed = fixture.engine.list("tests").await.unwrap();
+    assert_eq!(listed, []);
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap().count();
+    tokio::join!(fixture.run(code), fixture.run(code));
+    assert_eq!(fs::read_dir("/proc/self/fd").unwrap().count(), descriptors);
+    fixture.engine.shutdown().await;
+    assert_eq!(descendants(), BTreeSet::new());
+    assert_eq!(cgroups(fixture.runtime_dir.path()), Vec::<PathBuf>::new());
+    drop(fixture);
+    assert_eq!(sandbox_mounts(), mounts_before);
+    assert_eq!(fs::read_dir(std::env::temp_dir()).unwrap().count(), temp_before);
+}
+
+fn in_own_process(test: &str) {
+    let temp = tempfile::tempdir().unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env("TMPDIR", temp.path())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{test}: {status}");
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_dropped_ends_and_its_cell_serves_the_next() {
+    let fixture = Fixture::new(1).await;
+    drop(fixture.start().await);
+    assert_eq!(fixture.print("print(1)").await, "1");
+    // A start that is given up half way.
+    for micros in [0, 500, 2000, 8000] {
+        let starting = fixture.engine.start(&fixture.spec()).await;
+        drop(starting);
+        let spec = fixture.spec();
+        let _ = tokio::time::timeout(Duration::from_micros(micros), fixture.engine.start(&spec)).await;
+        assert_eq!(fixture.print("print(2)").await, "2");
+    }
+    fixture.engine.shutdown().await;
+    assert_eq!(cgroups(fixture.runtime_dir.path()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_sandbox_is_listed_with_its_labels_and_removed_by_its_id() {
+    let fixture = Fixture::new(2).await;
+    let sandbox = fixture.start().await;
+    let id = sandbox.id().to_owned();
+    assert_eq!(fixture.engine.list("tests").await.unwrap(), [(id.clone(), labels())]);
+    assert_eq!(fixture.engine.list("others").await.unwrap(), []);
+    // Another engine, as after a restart or of a second server, sees and removes it too.
+    let config = NativeConfig { runtime_dir: Some(fixture.runtime_dir.path().to_owned()), ..NativeConfig::default() };
+    let other = NativeEngine::new(config).unwrap();
+    assert_eq!(other.list("tests").await.unwrap().len(), 1);
+    other.remove(&id).await.unwrap();
+    let outcome = sandbox.run(job("print(1)"), tokio::sync::mpsc::channel(1).0, Default::default()).await;
+    assert!(outcome.is_err(), "{outcome:?}");
+    assert_eq!(fixture.engine.list("tests").await.unwrap(), []);
+    other.remove(&id).await.unwrap();
+    assert_eq!(fixture.print("print(1)").await, "1");
+    fixture.engine.shutdown().await;
+}
+
+/// A server that is about to die: it tells its sandbox's processes and waits.
+#[tokio::test]
+#[ignore = "run by a_killed_server_leaves_no_sandbox"]
+async fn a_server_with_a_running_job() {
+    let runtime_dir = PathBuf::from(std::env::var_os("TAKO_TEST_RUNTIME_DIR").unwrap());
+    let config = NativeConfig { runtime_dir: Some(runtime_dir), ..NativeConfig::default() };
+    let engine = NativeEngine::new(config).unwrap();
+    let image = engine.resolve_image("host").await.unwrap();
+    let fixture = Fixture { engine, image, runtime_dir: tempfile::tempdir().unwrap() };
+    let sandbox = fixture.start().await;
+    let (output, mut chunks) = tokio::sync::mpsc::channel(1);
+    let code = "print('running', flush=True)\nwhile True: pass";
+    let running = sandbox.run(job(code), output, Default::default());
+    let telling = async {
+        chunks.recv().await.unwrap();
+        println!("PROCESSES {:?}", descendants());
+    };
+    let (outcome, ()) = tokio::join!(running, telling);
+    unreachable!("{outcome:?}");
+}
+
+#[test]
+fn a_killed_server_leaves_no_sandbox() {
+    let runtime_dir = tempfile::tempdir().unwrap();
+    let mut server = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "native::remains::a_server_with_a_running_job", "--ignored", "--nocapture"])
+        .env("TAKO_TEST_RUNTIME_DIR", runtime_dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let told =
+        lines.map_while(Result::ok).find_map(|line| line.split_once("PROCESSES ").map(|(_, pids)| pids.to_owned()));
+    let pids: Vec<i32> = told.unwrap().trim_matches(['{', '}']).split(", ").map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(pids.len(), 3, "launcher, guest and interpreter: {pids:?}");
+    server.kill().unwrap();
+    server.wait().unwrap();
+    // Orphans are reaped by whoever adopted them, and nobody may be in a hurry.
+    let is_over = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/stat"))
+            .map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+    };
+    eventually("sandbox outlived its server", || pids.iter().all(is_over));
+
+    // The next server clears away what this one could not.
+    let config = NativeConfig { runtime_dir: Some(runtime_dir.path().to_owned()), ..NativeConfig::default() };
+    let _next = NativeEngine::new(config).unwrap();
+    assert_eq!(cgroups(runtime_dir.path()), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_launcher_that_dies_is_replaced() {
+    in_own_process("native::remains::a_launcher_that_dies_inside");
+}
+
+#[tokio::test]
+#[ignore = "run by a_launcher_that_dies_is_replaced"]
+async fn a_launcher_that_dies_inside() {
+    let fixture = Fixture::new(1).await;
+    assert_eq!(fixture.print("print(1)").await, "1");
+    for pid in descendants() {
+        // SAFETY: a child of this process, which runs nothing but this test.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    assert_eq!(fixture.print("print(2)").await, "2");
+    let sandbox = fixture.start().await;
+    for pid in descendants() {
+        // SAFETY: as above.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    let outcome = sandbox.run(job("print(1)"), tokio::sync::mpsc::channel(1).0, Default::default()).await;
+    assert!(outcome.is_err(), "{outcome:?}");
+    assert_eq!(fixture.print("print(3)").await, "3");
+    fixture.engine.shutdown().await;
+    assert_eq!(descendants(), BTreeSet::new());
+}

@@ -1,0 +1,83 @@
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tako_vm::engine::Engine;
+
+use super::Fixture;
+
+fn bare() {
+    let status = Command::new("/usr/bin/python3")
+        .args(["-c", "print(1)"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn percentiles(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    format!("p10 {:.1} ms, p50 {:.1} ms, p99 {:.1} ms", at(0.1), at(0.5), at(0.99))
+}
+
+/// Prints the figures of performance.md's native rows: `cargo test --release -- --ignored
+/// --nocapture native::speed`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures; only a quiet machine and a release build mean anything"]
+async fn cold_start_and_throughput_beside_bare_python() {
+    const COUNT: usize = 200;
+    let fixture = Fixture::new(2).await;
+    for _ in 0..10 {
+        bare();
+        tokio::join!(fixture.run("print(1)"), fixture.run("print(1)"));
+    }
+    let (mut plain, mut cold, mut ready) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..COUNT {
+        let begun = Instant::now();
+        tokio::task::spawn_blocking(bare).await.unwrap();
+        plain.push(begun.elapsed());
+        let begun = Instant::now();
+        let sandbox = fixture.start().await;
+        ready.push(begun.elapsed());
+        sandbox.run(super::job("print(1)"), tokio::sync::mpsc::channel(1).0, Default::default()).await.unwrap();
+        cold.push(begun.elapsed());
+    }
+    println!("bare python:      {}", percentiles(plain));
+    println!("native, ready:    {}", percentiles(ready));
+    println!("native, complete: {}", percentiles(cold));
+
+    let begun = Instant::now();
+    let loops = [(); 2].map(|()| std::thread::spawn(|| (0..COUNT).for_each(|_| bare())));
+    for one in loops {
+        one.join().unwrap();
+    }
+    println!("bare python, 2 in flight: {:.0}/s", 2.0 * COUNT as f64 / begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
+    let jobs = async || {
+        for _ in 0..COUNT {
+            fixture.run("print(1)").await;
+        }
+    };
+    tokio::join!(jobs(), jobs());
+    println!("native, 2 in flight:      {:.0}/s", 2.0 * COUNT as f64 / begun.elapsed().as_secs_f64());
+    fixture.engine.shutdown().await;
+}
+
+#[tokio::test]
+#[ignore = "x"]
+async fn only_native() {
+    let fixture = Fixture::new(1).await;
+    for _ in 0..200 {
+        fixture.run("print(1)").await;
+    }
+    fixture.engine.shutdown().await;
+}
+
+#[tokio::test]
+#[ignore = "x"]
+async fn only_bare() {
+    for _ in 0..200 {
+        bare();
+    }
+}
