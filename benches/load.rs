@@ -121,8 +121,11 @@ impl Figures {
     }
 }
 
+/// The interpreter of the native engine; the first on `PATH` may be a script that looks for one.
+const PYTHON: &str = "/usr/bin/python3";
+
 async fn bare_python() -> Result<()> {
-    let output = Command::new("python3").args(["-c", "print(1)"]).output().await?;
+    let output = Command::new(PYTHON).args(["-c", "print(1)"]).output().await?;
     ensure!(output.stdout == b"1\n", "{output:?}");
     Ok(())
 }
