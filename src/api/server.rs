@@ -20,10 +20,10 @@ const SHUTDOWN_SECONDS: u64 = 5;
 ///
 /// # Errors
 /// When the listener cannot be used, and for an API key whose hash is none.
-pub fn serve(app: web::Data<App>, listener: TcpListener, http_workers: usize) -> std::io::Result<Server> {
+pub fn serve(app: App, listener: TcpListener, http_workers: usize) -> std::io::Result<Server> {
     let keys = Keys::of(&app.config)
         .map_err(|name| std::io::Error::other(format!("the hash of API key {name:?} is no SHA-256")))?;
-    let keys = web::Data::new(keys);
+    let (app, keys) = (web::Data::new(app), web::Data::new(keys));
     let rate_limit = web::Data::new(RateLimit::new(&app.config.rate_limit));
     let server = HttpServer::new(move || {
         HttpApp::new()
