@@ -21,6 +21,15 @@ CREATE TABLE events (
     payload        json        NOT NULL
 );
 
+-- lz4 is a build option of the server; without it, pglz compresses.
+DO $$
+BEGIN
+    ALTER TABLE events ALTER COLUMN payload SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;
+END
+$$;
+
 CREATE UNIQUE INDEX events_stream ON events (stream_id, version);
 CREATE UNIQUE INDEX events_event_id ON events (event_id);
 

@@ -13,13 +13,12 @@ CREATE FUNCTION append_events(
     p_node text,
     i_wave integer[], i_stream uuid[], i_kind smallint[], i_expected integer[],
     i_prev_hash bytea[], i_events integer[], i_first_event uuid[], i_last_event uuid[],
-    i_head_hash bytea[], i_lease bigint[], i_tenant text[], i_key text[], i_fingerprint bytea[],
+    i_lease bigint[], i_tenant text[], i_key text[], i_fingerprint bytea[],
     e_item integer[], e_event_id uuid[], e_version integer[], e_type text[], e_schema smallint[],
     e_recorded timestamptz[], e_actor text[], e_correlation text[], e_causation uuid[],
     e_prev_hash bytea[], e_hash bytea[], e_payload text[],
     r_item integer[], r_tenant text[], r_status text[], r_job_type text[], r_created timestamptz[],
-    r_ended timestamptz[], r_code_hash bytea[], r_input_hash bytea[], r_parent uuid[],
-    r_relationship text[], r_error_type text[], r_record text[],
+    r_ended timestamptz[], r_parent uuid[],
     q_item integer[], q_change smallint[], q_tenant text[], q_job_type text[],
     q_priority smallint[], q_not_before timestamptz[], q_attempts integer[],
     d_item integer[], d_change smallint[], d_created timestamptz[], d_retry_count integer[],
@@ -128,26 +127,19 @@ BEGIN
         IF cardinality(r_item) > 0 THEN
             -- The row is made with the stream's first event and updated with each later one.
             INSERT INTO executions (execution_id, parent_execution_id, created_at, tenant, job_type,
-                                    relationship, code_hash, input_hash, version, status, ended_at,
-                                    error_type, head_hash, record)
-            SELECT i_stream[r.item], r.parent, r.created, r.tenant, r.job_type, r.relationship,
-                   r.code_hash, r.input_hash, v_version[r.item], r.status, r.ended, r.error_type,
-                   i_head_hash[r.item], r.record::json
-              FROM unnest(r_item, r_tenant, r_status, r_job_type, r_created, r_ended, r_code_hash,
-                          r_input_hash, r_parent, r_relationship, r_error_type, r_record)
-                       AS r (item, tenant, status, job_type, created, ended, code_hash, input_hash,
-                             parent, relationship, error_type, record)
+                                    version, status, ended_at)
+            SELECT i_stream[r.item], r.parent, r.created, r.tenant, r.job_type, v_version[r.item],
+                   r.status, r.ended
+              FROM unnest(r_item, r_tenant, r_status, r_job_type, r_created, r_ended, r_parent)
+                       AS r (item, tenant, status, job_type, created, ended, parent)
              WHERE v_ok[r.item] AND i_expected[r.item] = 0;
 
             WITH wanted AS (
-                SELECT r.* FROM unnest(r_item, r_status, r_ended, r_error_type, r_record)
-                                    AS r (item, status, ended, error_type, record)
+                SELECT r.* FROM unnest(r_item, r_status, r_ended) AS r (item, status, ended)
                  WHERE v_ok[r.item] AND i_expected[r.item] > 0
             ), done AS (
                 UPDATE executions x
-                   SET version = v_version[r.item], status = r.status, ended_at = r.ended,
-                       error_type = r.error_type, head_hash = i_head_hash[r.item],
-                       record = r.record::json
+                   SET version = v_version[r.item], status = r.status, ended_at = r.ended
                   FROM wanted r WHERE x.execution_id = i_stream[r.item]
                 RETURNING 1
             )
@@ -159,7 +151,16 @@ BEGIN
                 RAISE EXCEPTION 'executions: % rows to update are missing', v_missing
                     USING ERRCODE = 'TK001';
             END IF;
-            v_ended := v_ended OR v_flag;
+            IF v_flag THEN
+                v_ended := true;
+                -- An end is for good, but events may follow it and bring it again.
+                INSERT INTO endings (status, execution_id)
+                SELECT r.status, i_stream[r.item]
+                  FROM unnest(r_item, r_status, r_ended) AS r (item, status, ended)
+                 WHERE v_ok[r.item] AND r.ended IS NOT NULL
+                   AND NOT EXISTS (SELECT FROM endings n WHERE n.status = r.status
+                                      AND n.execution_id = i_stream[r.item]);
+            END IF;
         END IF;
 
         IF cardinality(q_item) > 0 THEN

@@ -17,7 +17,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'tako_vm_app') THEN
         GRANT SELECT, INSERT ON events TO tako_vm_app;
         GRANT SELECT, INSERT, UPDATE, DELETE
-           ON executions, idempotency_keys, dead_letters, blobs, job_type_versions, nodes, queue
+           ON executions, endings, idempotency_keys, dead_letters, blobs, job_type_versions, nodes, queue
            TO tako_vm_app;
         GRANT USAGE ON SEQUENCE queue_lease TO tako_vm_app;
         GRANT SELECT ON _sqlx_migrations TO tako_vm_app;

@@ -17,7 +17,10 @@ chmod 711 "$TAKO_VM_DATA_DIR"
 
 leave() {
     code=$?
-    trap - EXIT INT TERM HUP
+    trap - EXIT
+    # Whatever comes now, and whoever stopped reading, the rest is done.
+    trap '' INT TERM HUP PIPE
+    set +e
     printf '\n==> Leaving nothing behind\n'
     if [ "$code" -ne 0 ] && [ -e "$TAKO_VM_DATA_DIR/server.log" ]; then
         printf 'the end of the log of the server:\n'
@@ -30,6 +33,7 @@ leave() {
 trap leave EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
+trap 'exit 141' PIPE
 
 say() { printf '\n==> %s\n' "$*"; }
 
@@ -40,7 +44,8 @@ say "Starting a PostgreSQL and a server of our own"
 show() {
     say "$1"
     shift
-    id=$("$tako_vm" submit --wait --id-only "$@")
+    # A job that did not succeed ends the command with 1; only one without an id was not run.
+    id=$("$tako_vm" submit --wait --id-only "$@") || [ -n "$id" ]
     "$tako_vm" history "$id"
 }
 

@@ -10,10 +10,11 @@ def _bootstrap():
     sys.stdout.flush()
     sys.stderr.flush()
     posix.set_inheritable(report, False)
-    posix.write(ready, b"ready " + sys.version.split()[0].encode())
-    posix.close(ready)
+    posix.write(ready, b"ready " + sys.version.split()[0].encode() + b"\n")
     if posix.read(go, 1) != b"g":
         posix._exit(0)
+    posix.write(ready, b"!")
+    posix.close(ready)
     posix.close(go)
 
     # From here on this process is `python3 /code/main.py`.

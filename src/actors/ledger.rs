@@ -240,7 +240,7 @@ impl Draft {
             expected_version: self.expected_version,
             prev_hash: self.prev_hash,
             events: store::new_events(self.events.iter().map(|(envelope, speaker)| (envelope, speaker.as_ref())))?,
-            record: Some(store::RecordRow::of(&record)?),
+            record: Some(store::RecordRow::of(&record)),
             queue,
             lease: enclosed.lease,
             idempotency: None,

@@ -89,7 +89,8 @@ impl Session {
     /// (and beyond a cancellation) to answer.
     ///
     /// # Errors
-    /// [`Error::Guest`], [`Error::Lost`] or [`Error::Unresponsive`]; the caller kills the
+    /// [`Error::Guest`] (whose phase is `Startup` when the code was never begun),
+    /// [`Error::Lost`] or [`Error::Unresponsive`]; the caller kills the
     /// sandbox in every case.
     pub async fn run(
         self,

@@ -59,8 +59,8 @@ pub struct Append {
     pub prev_hash: Option<Digest>,
     /// At least one.
     pub events: Vec<NewEvent>,
-    /// The record after these events. Its row is made with the stream's first event and must be
-    /// there for every later one.
+    /// What lists know after these events. The row is made with the stream's first event and must
+    /// be there for every later one.
     pub record: Option<RecordRow>,
     pub queue: QueueChange,
     /// The lease that must hold the stream's queue row.
@@ -98,23 +98,17 @@ impl Append {
     }
 }
 
-/// An execution's projection: what lists filter by, and the record.
+/// What lists know of an execution. The record itself is read from its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordRow {
     pub tenant: String,
-    pub status: String,
     pub job_type: String,
     pub created_at: DateTime<Utc>,
+    pub parent_execution_id: Option<Uuid>,
+    /// This and `ended_at` change from one append to the next; the others are kept from the first.
+    pub status: String,
     /// Set by the terminal event; wakes those who wait for the end.
     pub ended_at: Option<DateTime<Utc>>,
-    pub code_hash: Option<Digest>,
-    pub input_hash: Option<Digest>,
-    pub parent_execution_id: Option<Uuid>,
-    pub relationship: Option<String>,
-    pub error_type: Option<String>,
-    /// The record's JSON text. Of the fields above only `status`, `ended_at` and `error_type`
-    /// may differ from one append to the next; the others are kept from the first.
-    pub record: String,
 }
 
 /// What becomes of the execution's queue row.

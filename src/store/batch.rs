@@ -78,9 +78,6 @@ fn check(item: &Append) -> Result<(), Error> {
         text("tenant", &record.tenant)?;
         text("status", &record.status)?;
         text("job_type", &record.job_type)?;
-        text("relationship", record.relationship.as_deref().unwrap_or_default())?;
-        text("error_type", record.error_type.as_deref().unwrap_or_default())?;
-        text("record", &record.record)?;
     }
     if let QueueChange::Enqueue { tenant, job_type, priority, .. } = &item.queue {
         text("tenant", tenant)?;
@@ -136,7 +133,7 @@ fn waves(items: &[Prepared]) -> Vec<i32> {
 pub(super) type Row =
     (i32, i16, Option<i64>, Option<i64>, i32, Option<Vec<u8>>, Option<i64>, Option<Uuid>, Option<Vec<u8>>);
 
-/// The statement that appends the items, with its 58 arguments.
+/// The statement that appends the items, with its 52 arguments.
 pub(super) fn statement(node: &str, items: &[Prepared]) -> Result<Statement, Error> {
     let mut columns = Columns(PgArguments::default());
     columns.push(node)?;
@@ -150,7 +147,7 @@ pub(super) fn statement(node: &str, items: &[Prepared]) -> Result<Statement, Err
         "SELECT * FROM append_events(\
          $1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,\
          $25,$26,$27,$28,$29,$30,$31,$32,$33,$34,$35,$36,$37,$38,$39,$40,$41,$42,$43,$44,$45,\
-         $46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57,$58)",
+         $46,$47,$48,$49,$50,$51,$52)",
         columns.0,
     ))
 }
@@ -191,7 +188,6 @@ impl Columns {
         self.array(rows(), |item| i32::try_from(item.events.len()).unwrap_or(i32::MAX))?;
         self.array(rows(), |item| item.events.first().map(|event| event.event_id))?;
         self.array(rows(), |item| item.events.last().map(|event| event.event_id))?;
-        self.array(items.iter(), |prepared| bytes(prepared.head_hash()))?;
         self.array(rows(), |item| item.lease)?;
         self.array(rows(), |item| item.idempotency.as_ref().map(|key| key.tenant.as_str()))?;
         self.array(rows(), |item| item.idempotency.as_ref().map(|key| key.key.as_str()))?;
@@ -232,12 +228,7 @@ impl Columns {
         self.array(rows(), |(_, record)| record.job_type.as_str())?;
         self.array(rows(), |(_, record)| record.created_at)?;
         self.array(rows(), |(_, record)| record.ended_at)?;
-        self.array(rows(), |(_, record)| record.code_hash.map(bytes))?;
-        self.array(rows(), |(_, record)| record.input_hash.map(bytes))?;
-        self.array(rows(), |(_, record)| record.parent_execution_id)?;
-        self.array(rows(), |(_, record)| record.relationship.as_deref())?;
-        self.array(rows(), |(_, record)| record.error_type.as_deref())?;
-        self.array(rows(), |(_, record)| record.record.as_str())
+        self.array(rows(), |(_, record)| record.parent_execution_id)
     }
 
     fn queue(&mut self, items: &[Prepared]) -> Result<(), Error> {

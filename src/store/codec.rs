@@ -1,12 +1,10 @@
 //! Between the domain's events and records and the text that is stored of them.
 
-use chrono::{DateTime, Utc};
-use uuid::Uuid;
-
 use super::append::{NewEvent, RecordRow};
 use super::error::Error;
 use super::events::StoredEvent;
-use crate::domain::{Ending, Envelope, ErrorType, Event, EventKind, ExecutionRecord, JobState, Phase};
+use super::executions::Stored;
+use crate::domain::{Envelope, Event, EventKind, ExecutionRecord, JobState};
 
 /// Events as they are appended, each with the part that speaks.
 ///
@@ -59,48 +57,36 @@ impl StoredEvent {
 }
 
 impl RecordRow {
-    /// The row of a record.
-    ///
-    /// # Errors
-    /// [`Error::Unwritable`] for a record that has no JSON form.
-    pub fn of(record: &ExecutionRecord) -> Result<Self, Error> {
-        let text = serde_json::to_string(record).map_err(Error::unwritable("record", record.execution_id))?;
-        Ok(Self {
+    /// What lists know of a record.
+    pub fn of(record: &ExecutionRecord) -> Self {
+        Self {
             tenant: record.submitted.tenant.clone(),
-            status: record.status().as_str().to_owned(),
             job_type: record.submitted.job_type.clone(),
             created_at: record.created_at,
-            ended_at: ended_at(record),
-            code_hash: Some(record.submitted.code),
-            input_hash: Some(record.submitted.input),
             parent_execution_id: record.submitted.parent.map(|parent| parent.execution_id),
-            relationship: record.submitted.parent.map(|parent| parent.relationship.as_str().to_owned()),
-            error_type: record.ending().and_then(error_type),
-            record: text,
-        })
+            status: record.status().as_str().to_owned(),
+            ended_at: match &record.state {
+                JobState::Ended { ended_at, .. } => Some(*ended_at),
+                JobState::Queued { .. } | JobState::Dequeued { .. } | JobState::Running { .. } => None,
+            },
+        }
     }
 }
 
-pub(super) fn record_from(execution_id: Uuid, text: &str) -> Result<ExecutionRecord, Error> {
-    serde_json::from_str(text).map_err(|error| Error::corrupt("executions", execution_id, "record", error))
+/// The records of whole streams, given event by event: streams one after the other, each in the
+/// order of versions.
+pub(super) fn fold(events: &[StoredEvent]) -> Result<Vec<Stored>, Error> {
+    let streams = events.chunk_by(|one, next| one.stream_id == next.stream_id);
+    streams.filter_map(|stream| fold_stream(stream).transpose()).collect()
 }
 
-fn ended_at(record: &ExecutionRecord) -> Option<DateTime<Utc>> {
-    match &record.state {
-        JobState::Ended { ended_at, .. } => Some(*ended_at),
-        JobState::Queued { .. } | JobState::Dequeued { .. } | JobState::Running { .. } => None,
+/// `None` for a stream that has no record: a rejected job.
+fn fold_stream(events: &[StoredEvent]) -> Result<Option<Stored>, Error> {
+    let mut record = None;
+    for event in events {
+        let folded = ExecutionRecord::evolve(record, &event.envelope()?);
+        record = folded.map_err(|error| Error::corrupt("events", event.position, "payload", error))?;
     }
-}
-
-fn error_type(ending: &Ending) -> Option<String> {
-    let error_type = match ending {
-        Ending::Succeeded { .. } => return None,
-        Ending::Failed { error, .. } => error.error_type,
-        Ending::TimedOut { phase: Phase::Queue, .. } => ErrorType::Timeout,
-        Ending::TimedOut { phase: Phase::Startup, .. } => ErrorType::StartupTimeout,
-        Ending::TimedOut { phase: Phase::Execution, .. } => ErrorType::ExecutionTimeout,
-        Ending::OutOfMemory { .. } => ErrorType::Oom,
-        Ending::Cancelled { .. } => ErrorType::Cancelled,
-    };
-    Some(error_type.as_str().to_owned())
+    let head = events.last().map(|event| event.hash);
+    Ok(record.zip(head).map(|(record, head_hash)| Stored { record, head_hash }))
 }

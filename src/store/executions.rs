@@ -1,13 +1,11 @@
-//! Reading execution records.
+//! Reading execution records: the table of executions says which, the log says what.
 
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow, Postgres, QueryBuilder, Row};
+use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::codec::record_from;
+use super::codec::fold;
 use super::database::Store;
 use super::error::Error;
-use super::row::digest;
 use crate::domain::{Digest, ExecutionRecord, Status};
 
 /// A record with the hash of the last event in it, which the next append must name.
@@ -24,7 +22,6 @@ pub struct Filter {
     pub status: Option<Status>,
     pub job_type: Option<String>,
     pub parent_execution_id: Option<Uuid>,
-    pub code: Option<Digest>,
 }
 
 /// A page of records, newest first.
@@ -37,32 +34,6 @@ pub struct Page {
 
 /// Lineage is followed this far, so that a loop of a forged row ends.
 const MAX_LINEAGE: i64 = 1000;
-
-struct RecordText {
-    execution_id: Uuid,
-    record: String,
-    head_hash: Digest,
-}
-
-impl FromRow<'_, PgRow> for RecordText {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            execution_id: row.try_get("execution_id")?,
-            record: row.try_get("record")?,
-            head_hash: digest(row, "head_hash")?,
-        })
-    }
-}
-
-impl RecordText {
-    fn read(self) -> Result<Stored, Error> {
-        Ok(Stored { record: record_from(self.execution_id, &self.record)?, head_hash: self.head_hash })
-    }
-}
-
-fn read_all(rows: Vec<RecordText>) -> Result<Vec<Stored>, Error> {
-    rows.into_iter().map(RecordText::read).collect()
-}
 
 impl Store {
     /// An execution's record.
@@ -78,15 +49,13 @@ impl Store {
     /// # Errors
     /// As [`Store::record`].
     pub async fn records(&self, execution_ids: &[Uuid]) -> Result<Vec<Stored>, Error> {
-        let rows = sqlx::query_as(
-            "SELECT execution_id, record::text AS record, head_hash FROM executions \
-             WHERE execution_id = ANY ($1) ORDER BY execution_id DESC",
-        )
-        .bind(execution_ids)
-        .fetch_all(self.pool())
-        .await
-        .map_err(Error::during("read records"))?;
-        read_all(rows)
+        let events: Vec<_> =
+            sqlx::query_as("SELECT * FROM events WHERE stream_id = ANY ($1) ORDER BY stream_id DESC, version")
+                .bind(execution_ids)
+                .fetch_all(self.pool())
+                .await
+                .map_err(Error::during("read records"))?;
+        fold(&events)
     }
 
     /// The records that a filter lets through, newest first.
@@ -94,12 +63,14 @@ impl Store {
     /// # Errors
     /// As [`Store::record`].
     pub async fn list(&self, filter: &Filter, limit: u32, offset: u64) -> Result<Page, Error> {
-        let mut query = QueryBuilder::new("SELECT x.execution_id, x.record::text AS record, x.head_hash");
+        let mut query = QueryBuilder::new("SELECT e.* FROM (SELECT x.execution_id");
         push_filter(&mut query, filter);
         query.push(" ORDER BY x.execution_id DESC LIMIT ").push_bind(i64::from(limit) + 1);
         query.push(" OFFSET ").push_bind(i64::try_from(offset).unwrap_or(i64::MAX));
-        let rows = query.build_query_as().fetch_all(self.pool()).await.map_err(Error::during("list executions"))?;
-        let mut records = read_all(rows)?;
+        query.push(") l JOIN events e ON e.stream_id = l.execution_id ORDER BY e.stream_id DESC, e.version");
+        let events: Vec<_> =
+            query.build_query_as().fetch_all(self.pool()).await.map_err(Error::during("list executions"))?;
+        let mut records = fold(&events)?;
         let has_more = records.len() > limit as usize;
         records.truncate(limit as usize);
         Ok(Page { records, has_more })
@@ -122,21 +93,20 @@ impl Store {
     /// # Errors
     /// As [`Store::record`].
     pub async fn ancestors(&self, execution_id: Uuid) -> Result<Vec<Stored>, Error> {
-        let rows = sqlx::query_as(
+        let events: Vec<_> = sqlx::query_as(
             "WITH RECURSIVE up AS ( \
                  SELECT parent_execution_id AS id, 1 AS depth FROM executions WHERE execution_id = $1 \
                  UNION ALL \
                  SELECT x.parent_execution_id, up.depth + 1 FROM up JOIN executions x ON x.execution_id = up.id \
                   WHERE up.depth < $2) \
-             SELECT x.execution_id, x.record::text AS record, x.head_hash \
-               FROM up JOIN executions x ON x.execution_id = up.id ORDER BY up.depth",
+             SELECT e.* FROM up JOIN events e ON e.stream_id = up.id ORDER BY up.depth, e.version",
         )
         .bind(execution_id)
         .bind(MAX_LINEAGE)
         .fetch_all(self.pool())
         .await
         .map_err(Error::during("read ancestors"))?;
-        read_all(rows)
+        fold(&events)
     }
 
     /// What came from an execution, directly or through others: oldest first, at most 1000.
@@ -144,21 +114,20 @@ impl Store {
     /// # Errors
     /// As [`Store::record`].
     pub async fn descendants(&self, execution_id: Uuid) -> Result<Vec<Stored>, Error> {
-        let rows = sqlx::query_as(
+        let events: Vec<_> = sqlx::query_as(
             "WITH RECURSIVE down AS ( \
                  SELECT execution_id AS id FROM executions WHERE parent_execution_id = $1 \
                  UNION \
                  SELECT x.execution_id FROM down JOIN executions x ON x.parent_execution_id = down.id) \
-             SELECT x.execution_id, x.record::text AS record, x.head_hash \
-               FROM (SELECT id FROM down LIMIT $2) d JOIN executions x ON x.execution_id = d.id \
-              ORDER BY x.execution_id",
+             SELECT e.* FROM (SELECT id FROM down LIMIT $2) d JOIN events e ON e.stream_id = d.id \
+              ORDER BY e.stream_id, e.version",
         )
         .bind(execution_id)
         .bind(MAX_LINEAGE)
         .fetch_all(self.pool())
         .await
         .map_err(Error::during("read descendants"))?;
-        read_all(rows)
+        fold(&events)
     }
 
     /// Those of the executions that have ended; one question for all that are waited for.
@@ -176,16 +145,19 @@ impl Store {
 
 fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     query.push(" FROM executions x");
-    if let Some(status) = filter.status {
-        if status.is_terminal() {
-            query.push(" WHERE x.ended_at IS NOT NULL AND x.status = ").push_bind(status.as_str());
-        } else {
-            // No index knows these; the queue does, and holds nothing else.
+    match filter.status {
+        Some(status) if status.is_terminal() => {
+            query.push(" JOIN endings n ON n.execution_id = x.execution_id WHERE n.status = ");
+            query.push_bind(status.as_str());
+        }
+        // No index knows these; the queue holds nothing else.
+        Some(status) => {
             query.push(" JOIN queue q ON q.execution_id = x.execution_id WHERE x.status = ");
             query.push_bind(status.as_str());
         }
-    } else {
-        query.push(" WHERE true");
+        None => {
+            query.push(" WHERE true");
+        }
     }
     if let Some(tenant) = &filter.tenant {
         query.push(" AND x.tenant = ").push_bind(tenant.clone());
@@ -195,8 +167,5 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     }
     if let Some(parent) = filter.parent_execution_id {
         query.push(" AND x.parent_execution_id = ").push_bind(parent);
-    }
-    if let Some(code) = filter.code {
-        query.push(" AND x.code_hash = ").push_bind(*code.as_bytes());
     }
 }

@@ -121,7 +121,7 @@ impl Cluster {
     }
 
     fn options(&self, database: &str) -> Options {
-        Options::new(self.url(database))
+        Options { node: "test".into(), ..Options::new(self.url(database)) }
     }
 }
 

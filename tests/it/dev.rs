@@ -11,7 +11,7 @@ use sqlx::{Connection, PgConnection};
 use tako_vm::cli::dev::Cluster;
 use tako_vm::cli::dev::cluster::{DATABASE, State};
 
-/// A folder that the database's user can enter: temporary ones are their maker's alone.
+/// A folder that the database's user can enter, whatever this process's umask is.
 fn open_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -117,6 +117,19 @@ fn many_at_once_get_the_same_cluster() {
         State::Running(_)
     ));
     assert_eq!(Cluster::state(folder.path()).unwrap(), State::Absent);
+}
+
+#[test]
+fn a_folder_closed_to_the_database_user_is_left_for_another() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let cluster = Cluster::start(folder.path()).unwrap();
+    let place = cluster.folder().to_path_buf();
+    // Only root hands the database to another user.
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    assert_eq!(place != folder.path(), is_root);
+    drop(cluster);
+    assert_eq!(place.exists(), !is_root, "nobody else would delete it");
 }
 
 #[test]

@@ -8,5 +8,7 @@ mod db;
 mod dev;
 mod docker;
 mod guest;
+mod lifecycle;
 mod native;
 mod store;
+mod world;

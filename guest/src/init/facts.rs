@@ -50,7 +50,8 @@ mod tests {
         assert_eq!(parse_exception(b"no fields"), None);
         assert_eq!(parse_exception(b"\0\0"), None);
         let bases = "b".repeat(2000) + &"\nx".repeat(100);
-        let exception = parse_exception(format!("{}\0{bases}\0{}", "é".repeat(1000), "m".repeat(9000)).as_bytes()).unwrap();
+        let exception =
+            parse_exception(format!("{}\0{bases}\0{}", "é".repeat(1000), "m".repeat(9000)).as_bytes()).unwrap();
         assert_eq!(exception.class.len(), MAX_NAME_BYTES);
         assert_eq!((exception.bases.len(), exception.bases[0].len()), (MAX_BASES, MAX_NAME_BYTES));
         assert_eq!(exception.message.len(), MAX_MESSAGE_BYTES);

@@ -29,7 +29,7 @@ pub struct Interpreter {
     pub pid: libc::pid_t,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
-    /// Carries `ready <version>` once.
+    /// Carries `ready <version>` and a newline, then `!` when the go was taken.
     pub ready: OwnedFd,
     /// Takes the one byte that starts the code.
     pub go: OwnedFd,

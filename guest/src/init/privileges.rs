@@ -77,7 +77,9 @@ pub fn can_kill(uid: libc::uid_t) -> bool {
 /// Sets the limits of one process and, by inheritance, of all it starts. A limit above the
 /// present hard one becomes the hard one. No core files.
 pub fn limit(limits: &Rlimits) -> io::Result<()> {
-    set_limit(libc::RLIMIT_CORE, 0)?;
+    // One byte is no core file and, unlike none, keeps the kernel from starting the host's core
+    // handler too (core(5)).
+    set_limit(libc::RLIMIT_CORE, 1)?;
     set_limit(libc::RLIMIT_NOFILE, limits.open_files)?;
     set_limit(libc::RLIMIT_FSIZE, limits.file_bytes)?;
     if limits.processes != 0 {

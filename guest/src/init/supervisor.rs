@@ -26,6 +26,8 @@ use crate::protocol::{
 const PENDING_HIGH_BYTES: usize = 1 << 20;
 /// How long a host may take nothing of the final frames before it is given up.
 const HOST_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the interpreter may take to acknowledge the job, which is microseconds.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(4);
 const TOLD_STDERR_BYTES: usize = 2048;
 const EXCEPTION_BYTES: usize = 32 * 1024;
 
@@ -155,9 +157,7 @@ impl Supervisor {
             if job.ended.is_some() {
                 return Err(self.startup_failed(job));
             }
-            if let Some(version) = job.ready.kept().strip_prefix(b"ready ")
-                && !job.ready.open
-            {
+            if let Some(version) = job.ready.kept().strip_prefix(b"ready ").and_then(|line| line.strip_suffix(b"\n")) {
                 let ready = Ready {
                     protocol: VERSION,
                     python_version: String::from_utf8_lossy(version).into_owned(),
@@ -217,15 +217,11 @@ impl Supervisor {
         const PHASE: Phase = Phase::Execution;
         // What preloaded modules printed is not the code's.
         job.drain(&mut self.output);
-        job.stdout.sink = Sink::Forward(Kind::Stdout, Capture::new(run.stdout_limit_bytes));
-        job.stderr.sink = Sink::Forward(Kind::Stderr, Capture::new(run.stderr_limit_bytes));
         // Children of a program that executed the guest count as the guest's own.
         let cpu_before_ms = job.interpreter.cpu_ms() + children_usage().cpu_ms;
-        if sys::write(job.interpreter.go.as_fd(), b"g").is_err() {
-            let ended = processes::end_all(self.is_init, &self.signals);
-            job.note(&ended.unwrap_or_default());
-            return Err(self.startup_failed(job));
-        }
+        self.hand_over(job)?;
+        job.stdout.sink = Sink::Forward(Kind::Stdout, Capture::new(run.stdout_limit_bytes));
+        job.stderr.sink = Sink::Forward(Kind::Stderr, Capture::new(run.stderr_limit_bytes));
         self.send(Kind::Started, &[]);
         let started = Instant::now();
         let deadline = started.checked_add(Duration::from_millis(run.execution_timeout_ms));
@@ -250,6 +246,31 @@ impl Supervisor {
             }
             self.turn(Some(job), deadline, PHASE)?;
         }
+    }
+
+    /// Tells the interpreter to go and waits for its word that it did, without which an
+    /// interpreter that died just before would look like code that died at once.
+    fn hand_over(&mut self, job: &mut Job) -> Result<(), Fault> {
+        const PHASE: Phase = Phase::Startup;
+        let give_up = Instant::now() + HAND_OVER_LIMIT;
+        // A pipe that nobody reads any more says so below.
+        let _ = sys::write(job.interpreter.go.as_fd(), b"g");
+        let mut buffer = [0; 16];
+        while job.ready.open {
+            let timeout = give_up.saturating_duration_since(Instant::now());
+            if timeout.is_zero() {
+                return Err(fault(PHASE, FaultKind::StartupTimeout, "interpreter does not take the job"));
+            }
+            let mut fds = [pollfd(Some(job.interpreter.ready.as_fd()), libc::POLLIN)];
+            sys::poll(&mut fds, Some(timeout)).map_err(|error| fault(PHASE, FaultKind::System, error))?;
+            job.ready.pump(job.interpreter.ready.as_fd(), &mut buffer, &mut self.output);
+            if job.ready.kept().ends_with(b"!") {
+                return Ok(());
+            }
+        }
+        let ended = processes::end_all(self.is_init, &self.signals);
+        job.note(&ended.unwrap_or_default());
+        Err(self.startup_failed(job))
     }
 
     /// Ends every process, collects `/output`, reports.

@@ -52,8 +52,12 @@ impl Launcher {
         if unsafe { libc::dup2(null.as_raw_fd(), 0) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: takes a number.
-        unsafe { libc::umask(0o022) };
+        // SAFETY: neither call takes a pointer. Signals of the server's terminal (Ctrl-C) are for the
+        // server, which ends its sandboxes when their jobs are done.
+        unsafe {
+            libc::setsid();
+            libc::umask(0o022);
+        }
         sys::name_process(c"tako-launcher");
         Ok(Self { host, mould: None, child: None })
     }
@@ -117,15 +121,15 @@ impl Launcher {
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "request out of order")),
         };
         match outcome {
-            Ok(None) => self.say(&Answer::Ready, None),
+            Ok(None) => self.say(&Answer::Ready),
             Ok(Some(child)) => {
-                self.say(&Answer::Spawned { pid: child.pid }, Some(&child.pidfd))?;
+                self.say(&Answer::Spawned { pid: child.pid })?;
                 self.child = Some(child);
                 Ok(())
             }
             Err(error) => {
                 let errno = error.errno();
-                self.say(&Answer::Failed { step: error.step, errno }, None)
+                self.say(&Answer::Failed { step: error.step, errno })
             }
         }
     }
@@ -133,14 +137,13 @@ impl Launcher {
     fn reap(&mut self) -> io::Result<()> {
         let Some(child) = self.child.take() else { return Ok(()) };
         let status = sys::wait_for_end(child.pid)?;
-        self.say(&Answer::Exited { status }, None)?;
+        self.say(&Answer::Exited { status })?;
         // The next sandbox's network, made while nobody waits for it.
         renew_network().map_err(io::Error::other)
     }
 
-    fn say(&self, answer: &Answer, fd: Option<&OwnedFd>) -> io::Result<()> {
-        let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
-        packet::send(self.host.as_fd(), &serde_json::to_vec(answer)?, &fds)
+    fn say(&self, answer: &Answer) -> io::Result<()> {
+        packet::send(self.host.as_fd(), &serde_json::to_vec(answer)?, &[])
     }
 }
 
@@ -158,11 +161,9 @@ fn set_up(setup: Setup) -> Result<Mould, StepError> {
 /// Makes an ordinary user root of a namespace of its own, in which it may mount and clone.
 fn enter_user_namespace(uid: u32, gid: u32) -> Result<(), StepError> {
     sys::unshare(libc::CLONE_NEWUSER, "user")?;
-    for (name, text) in [
-        ("setgroups", "deny".to_owned()),
-        ("uid_map", format!("0 {uid} 1\n")),
-        ("gid_map", format!("0 {gid} 1\n")),
-    ] {
+    for (name, text) in
+        [("setgroups", "deny".to_owned()), ("uid_map", format!("0 {uid} 1\n")), ("gid_map", format!("0 {gid} 1\n"))]
+    {
         File::options()
             .write(true)
             .open(format!("/proc/self/{name}"))

@@ -35,13 +35,7 @@ pub fn build(plan: &RootPlan) -> Result<(), StepError> {
     sys::mount(Path::new("none"), Path::new("/"), "", libc::MS_REC | libc::MS_PRIVATE, "")?;
     let stage = Path::new(STAGE);
     let sources = HostRoot::open()?;
-    sys::mount(
-        Path::new("root"),
-        stage,
-        "tmpfs",
-        libc::MS_NOSUID | libc::MS_NODEV,
-        "size=4m,nr_inodes=4096,mode=755",
-    )?;
+    sys::mount(Path::new("root"), stage, "tmpfs", libc::MS_NOSUID | libc::MS_NODEV, "size=4m,nr_inodes=4096,mode=755")?;
     for directory in ["/proc", "/sys", "/dev"].iter().chain(&VOLATILE) {
         make_directory(&inside(stage, Path::new(directory)))?;
     }
@@ -55,8 +49,7 @@ pub fn build(plan: &RootPlan) -> Result<(), StepError> {
     for copy in &plan.copies {
         let target = inside(stage, &copy.target);
         make_parent(&target)?;
-        fs::copy(sources.path(&copy.source), &target)
-            .step(|| format!("copy {}", copy.source.display()))?;
+        fs::copy(sources.path(&copy.source), &target).step(|| format!("copy {}", copy.source.display()))?;
     }
     for link in &plan.links {
         let path = inside(stage, &link.path);
@@ -85,8 +78,7 @@ pub fn build(plan: &RootPlan) -> Result<(), StepError> {
 }
 
 /// Flags of every `/proc`: nothing in it is written by a sandbox, neither a sysctl nor a score.
-pub const PROC_FLAGS: libc::c_ulong =
-    libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+pub const PROC_FLAGS: libc::c_ulong = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 
 /// The host's files after the stage has covered one of its directories.
 struct HostRoot {

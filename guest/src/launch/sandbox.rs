@@ -13,11 +13,8 @@ use super::wire::{Identity, Spawn};
 
 /// New for every sandbox. The network namespace comes from the launcher, which made it ahead
 /// and owns it, so that not even the sandbox's root may configure it.
-const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS;
+const NAMESPACES: libc::c_int =
+    libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// Files below `/proc` that tell about the host and that jobs have no use for.
 const MASKED_FILES: [&str; 8] = [
@@ -30,21 +27,24 @@ const MASKED_FILES: [&str; 8] = [
     "/proc/sched_debug",
     "/proc/timer_list",
 ];
-const MASKED_DIRECTORIES: [&str; 4] =
-    ["/proc/acpi", "/proc/asound", "/proc/bus", "/proc/scsi"];
+const MASKED_DIRECTORIES: [&str; 4] = ["/proc/acpi", "/proc/asound", "/proc/bus", "/proc/scsi"];
 
 /// What the guest needs as root of the sandbox: to own and hand over files, to become the
 /// user and to end the user's processes. Everything else is gone before it runs.
 const GUEST_CAPABILITIES: [u32; 8] = [
-    0, // CAP_CHOWN
-    1, // CAP_DAC_OVERRIDE
-    3, // CAP_FOWNER
-    5, // CAP_KILL
-    6, // CAP_SETGID
-    7, // CAP_SETUID
-    8, // CAP_SETPCAP
+    0,  // CAP_CHOWN
+    1,  // CAP_DAC_OVERRIDE
+    3,  // CAP_FOWNER
+    5,  // CAP_KILL
+    6,  // CAP_SETGID
+    7,  // CAP_SETUID
+    8,  // CAP_SETPCAP
     19, // CAP_SYS_PTRACE: to see the user's processes in a /proc that hides others' from each
 ];
+
+/// Files of `/code` and of `/input`, each. The host writes them, within limits of its own; as an
+/// ordinary user the code may too.
+const INTAKE_INODES: u32 = 4096;
 
 /// What stays the same for all sandboxes of a cell.
 pub struct Mould {
@@ -58,12 +58,7 @@ pub struct Mould {
 ///
 /// # Errors
 /// The step that failed, in either process. The child is dead and reaped then.
-pub fn spawn(
-    mould: &Mould,
-    spawn: &Spawn,
-    frames: OwnedFd,
-    cgroup: Option<OwnedFd>,
-) -> Result<Child, StepError> {
+pub fn spawn(mould: &Mould, spawn: &Spawn, frames: OwnedFd, cgroup: Option<OwnedFd>) -> Result<Child, StepError> {
     let (ours, theirs) = packet::pair().step(|| "make a socket pair".to_owned())?;
     // A cgroup namespace made while cloning has the launcher's cgroup as its root. That is the
     // cell's own on v1; a child that was cloned into another one must make it by itself.
@@ -116,9 +111,7 @@ fn await_setup(mut child: File) -> Result<(), StepError> {
     let count = child.read(&mut word).step(|| "wait for the sandbox".to_owned())?;
     match parse_failure(&word[..count]) {
         None => Ok(()),
-        Some((step, errno)) => {
-            Err(StepError { step, source: io::Error::from_raw_os_error(errno) })
-        }
+        Some((step, errno)) => Err(StepError { step, source: io::Error::from_raw_os_error(errno) }),
     }
 }
 
@@ -156,13 +149,7 @@ fn enter(mould: &Mould, spawn: &Spawn, frames: OwnedFd, setup: OwnedFd, cgroup: 
     }
 }
 
-fn set_up(
-    mould: &Mould,
-    spawn: &Spawn,
-    frames: OwnedFd,
-    setup: OwnedFd,
-    cgroup: bool,
-) -> Result<(), StepError> {
+fn set_up(mould: &Mould, spawn: &Spawn, frames: OwnedFd, setup: OwnedFd, cgroup: bool) -> Result<(), StepError> {
     sys::name_process(c"tako-guest");
     take_descriptors(frames, setup)?;
     await_release()?;
@@ -245,12 +232,12 @@ fn become_root() -> Result<(), StepError> {
 fn mount_volatile(spawn: &Spawn) -> Result<(), StepError> {
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     for path in root::VOLATILE {
-        let (bytes, mode) = match path {
-            "/output" => (spawn.output_bytes, "1777"),
-            "/code" | "/input" => (spawn.intake_bytes, "755"),
-            _ => (spawn.tmp_bytes, "1777"),
+        let (bytes, inodes, mode) = match path {
+            "/output" => (spawn.output_bytes, spawn.inodes, "1777"),
+            "/code" | "/input" => (spawn.intake_bytes, INTAKE_INODES, "755"),
+            _ => (spawn.tmp_bytes, spawn.inodes, "1777"),
         };
-        let options = format!("size={bytes},nr_inodes={},mode={mode}", spawn.inodes);
+        let options = format!("size={bytes},nr_inodes={inodes},mode={mode}");
         sys::mount(Path::new("tmpfs"), Path::new(path), "tmpfs", flags, &options)?;
     }
     Ok(())
@@ -258,9 +245,7 @@ fn mount_volatile(spawn: &Spawn) -> Result<(), StepError> {
 
 fn mount_proc() -> Result<(), StepError> {
     sys::mount(Path::new("proc"), Path::new("/proc"), "proc", root::PROC_FLAGS, "hidepid=2")?;
-    for (paths, cover) in
-        [(&MASKED_FILES[..], "/dev/null"), (&MASKED_DIRECTORIES[..], "/sys")]
-    {
+    for (paths, cover) in [(&MASKED_FILES[..], "/dev/null"), (&MASKED_DIRECTORIES[..], "/sys")] {
         for path in paths {
             match sys::bind(Path::new(cover), Path::new(path)) {
                 // A kernel without it has nothing to hide.
@@ -279,7 +264,9 @@ fn set_names_and_limits(spawn: &Spawn) -> Result<(), StepError> {
     if named != 0 {
         return Err(io::Error::last_os_error()).step(|| "name the sandbox".to_owned());
     }
-    sys::set_limit(libc::RLIMIT_CORE, 0)?;
+    // One byte is no core file and, unlike none, keeps the kernel from starting the host's
+    // core handler too (core(5)).
+    sys::set_limit(libc::RLIMIT_CORE, 1)?;
     // Locked memory and queued messages are not charged to everyone's cgroup alike.
     sys::set_limit(libc::RLIMIT_MEMLOCK, 64 * 1024)?;
     sys::set_limit(libc::RLIMIT_MSGQUEUE, 64 * 1024)?;

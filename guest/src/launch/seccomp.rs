@@ -150,8 +150,7 @@ pub fn program() -> Vec<sock_filter> {
     on_arguments(&mut program);
     // A search tree rather than a row of comparisons: the kernel runs the filter over every
     // call number when it is installed, and that is paid per sandbox.
-    let mut refused: Vec<u32> =
-        REFUSED.iter().chain(REFUSED_HERE).map(|&number| number as u32).collect();
+    let mut refused: Vec<u32> = REFUSED.iter().chain(REFUSED_HERE).map(|&number| number as u32).collect();
     refused.sort_unstable();
     search(&mut program, &refused);
     program
@@ -251,14 +250,9 @@ const fn branch(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
 /// # Errors
 /// What `seccomp(2)` answers.
 pub fn install(program: &[sock_filter]) -> io::Result<()> {
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_ptr().cast_mut(),
-    };
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     // SAFETY: the program outlives the call; the kernel copies it.
-    let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter)
-    };
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -301,8 +295,7 @@ mod tests {
 
     #[test]
     fn exactly_the_listed_calls_are_refused_whatever_their_arguments() {
-        let listed: Vec<u32> =
-            REFUSED.iter().chain(REFUSED_HERE).map(|&number| number as u32).collect();
+        let listed: Vec<u32> = REFUSED.iter().chain(REFUSED_HERE).map(|&number| number as u32).collect();
         let by_arguments =
             [libc::SYS_clone3, libc::SYS_clone, libc::SYS_socket, libc::SYS_ioctl, libc::SYS_personality];
         for number in 0..=YOUNGEST_KNOWN {
@@ -356,10 +349,10 @@ mod tests {
 
     #[test]
     fn a_terminal_takes_no_injected_input() {
-        assert_eq!(here(libc::SYS_ioctl, [0, libc::TIOCSTI as u64, 0]), error(libc::EPERM));
+        assert_eq!(here(libc::SYS_ioctl, [0, u64::from(libc::TIOCSTI as u32), 0]), error(libc::EPERM));
         // The upper half is ignored by the kernel, so it must not hide the lower one.
-        let hidden = (1 << 32) | libc::TIOCSTI as u64;
+        let hidden = (1 << 32) | u64::from(libc::TIOCSTI as u32);
         assert_eq!(here(libc::SYS_ioctl, [0, hidden, 0]), error(libc::EPERM));
-        assert_eq!(here(libc::SYS_ioctl, [0, libc::TCGETS as u64, 0]), ALLOW);
+        assert_eq!(here(libc::SYS_ioctl, [0, u64::from(libc::TCGETS as u32), 0]), ALLOW);
     }
 }

@@ -52,13 +52,7 @@ fn c_path(path: &Path) -> io::Result<CString> {
 }
 
 /// `mount(2)`; `data` without options is the empty string.
-pub fn mount(
-    source: &Path,
-    target: &Path,
-    kind: &str,
-    flags: libc::c_ulong,
-    data: &str,
-) -> Result<(), StepError> {
+pub fn mount(source: &Path, target: &Path, kind: &str, flags: libc::c_ulong, data: &str) -> Result<(), StepError> {
     let call = || {
         let source = c_path(source)?;
         let path = c_path(target)?;
@@ -120,9 +114,7 @@ pub fn pivot_into(root: &Path) -> Result<(), StepError> {
 /// Leaves the namespaces that `flags` name.
 pub fn unshare(flags: libc::c_int, what: &str) -> Result<(), StepError> {
     // SAFETY: takes a number; the process is single-threaded.
-    check(libc::c_long::from(unsafe { libc::unshare(flags) }))
-        .map(drop)
-        .step(|| format!("unshare {what} namespace"))
+    check(libc::c_long::from(unsafe { libc::unshare(flags) })).map(drop).step(|| format!("unshare {what} namespace"))
 }
 
 /// `prctl` with one argument.
@@ -163,16 +155,11 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child
     }
     // SAFETY: without CLONE_VM the child has a copy of everything; the process is
     // single-threaded, so no lock is held by a thread that the child lacks.
-    let pid = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
-    };
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
     match check(pid).step(|| "clone into new namespaces".to_owned())? {
         0 => Ok(None),
         // SAFETY: the kernel wrote a new descriptor, which nobody else owns.
-        pid => Ok(Some(Child {
-            pid: pid as libc::pid_t,
-            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-        })),
+        pid => Ok(Some(Child { pid: pid as libc::pid_t, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
     }
 }
 
@@ -222,26 +209,15 @@ pub fn raise_loopback() -> Result<(), StepError> {
         // SAFETY: the descriptor is new; the request structure is zeroed, names the interface
         // with a NUL-terminated name and outlives both calls.
         unsafe {
-            let socket = check(libc::c_long::from(libc::socket(
-                libc::AF_INET,
-                libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
-                0,
-            )))?;
+            let socket =
+                check(libc::c_long::from(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)))?;
             let socket = OwnedFd::from_raw_fd(socket as libc::c_int);
             let mut request: libc::ifreq = std::mem::zeroed();
             request.ifr_name[0] = b'l' as libc::c_char;
             request.ifr_name[1] = b'o' as libc::c_char;
-            check(libc::c_long::from(libc::ioctl(
-                socket.as_raw_fd(),
-                libc::SIOCGIFFLAGS as _,
-                &raw mut request,
-            )))?;
+            check(libc::c_long::from(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request)))?;
             request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-            check(libc::c_long::from(libc::ioctl(
-                socket.as_raw_fd(),
-                libc::SIOCSIFFLAGS as _,
-                &raw mut request,
-            )))?;
+            check(libc::c_long::from(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request)))?;
         }
         Ok(())
     };

@@ -4,7 +4,7 @@
 //! host      Setup ──────────────▶                            (once)
 //! launcher         ◀── Ready                                 (root is built, network prepared)
 //! host      Spawn + [frames] ───▶                            (per sandbox)
-//! launcher         ◀── Spawned + [pidfd], later Exited       (everything in the sandbox is dead)
+//! launcher         ◀── Spawned, later Exited                 (everything in the sandbox is dead)
 //! host      Kill ───────────────▶                            (any time; harmless when none runs)
 //! ```
 //!
@@ -105,7 +105,7 @@ pub struct Spawn {
     pub output_bytes: u64,
     /// Size of `/code` and of `/input`, each; bytes.
     pub intake_bytes: u64,
-    /// Inodes of each of them.
+    /// Inodes of `/tmp`, of `/dev/shm` and of `/output`, each.
     pub inodes: u32,
     /// `RLIMIT_AS` of every process, where no cgroup bounds the memory; bytes.
     pub address_space_bytes: Option<u64>,

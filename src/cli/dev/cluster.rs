@@ -31,7 +31,15 @@ pub struct Cluster {
     password: String,
     is_new: bool,
     /// Ends the cluster when this process ends, however that happens.
-    guard: Option<Child>,
+    guard: Option<Guard>,
+}
+
+/// What ends with a throwaway cluster.
+#[derive(Debug)]
+struct Guard {
+    process: Child,
+    /// The cluster's folder, where it is not the caller's own, who would delete it.
+    elsewhere: Option<PathBuf>,
 }
 
 /// What a folder holds.
@@ -91,7 +99,10 @@ impl Cluster {
     /// (`fsync` is off), so what was committed survives any process but not the machine.
     pub fn start(folder: &Path) -> Result<Self> {
         let mut cluster = Self::bring_up(folder, Durability::Cache)?;
-        cluster.guard = Some(guard(cluster.postmaster.pid)?);
+        let process = guard(cluster.postmaster.pid)?;
+        let elsewhere =
+            (cluster.folder != std::path::absolute(folder)?).then(|| cluster.folder.clone());
+        cluster.guard = Some(Guard { process, elsewhere });
         Ok(cluster)
     }
 
@@ -177,16 +188,23 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let Some(mut guard) = self.guard.take() else {
+        let Some(Guard {
+            mut process,
+            elsewhere,
+        }) = self.guard.take()
+        else {
             return;
         };
         let stopped = Place::of(&self.folder).and_then(|place| place.stop(End::Now));
         if stopped.is_ok() {
             // Its number may soon be another process's: the guard must not use it.
-            let _ = guard.kill();
+            let _ = process.kill();
+            if let Some(folder) = elsewhere {
+                let _ = fs::remove_dir_all(folder);
+            }
         }
-        drop(guard.stdin.take());
-        let _ = guard.wait();
+        drop(process.stdin.take());
+        let _ = process.wait();
     }
 }
 

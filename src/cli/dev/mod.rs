@@ -133,17 +133,17 @@ fn up(config: &Config, server: Option<Option<u16>>, context: &mut Context) -> Re
 }
 
 fn down(config: &Config, destroy: bool, out: &mut dyn Write) -> Result<ExitCode> {
+    // Nothing is said before all is done: who reads may be gone, and that must not keep
+    // anything running.
     let began = Instant::now();
-    if server::down(config)? {
-        writeln!(
-            out,
-            "the server is stopped ({} ms)",
-            began.elapsed().as_millis()
-        )?;
-    }
+    let had_server = server::down(config)?;
+    let server_ms = began.elapsed().as_millis();
     let began = Instant::now();
     let before = Cluster::down(&folder(config), destroy)?;
     let elapsed = began.elapsed().as_millis();
+    if had_server {
+        writeln!(out, "the server is stopped ({server_ms} ms)")?;
+    }
     match (before, destroy) {
         (State::Absent, _) => writeln!(out, "there is no PostgreSQL cluster")?,
         (State::Stopped, false) => writeln!(out, "PostgreSQL does not run")?,

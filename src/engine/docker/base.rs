@@ -85,7 +85,17 @@ pub(super) async fn id_of(daemon: &Daemon, reference: &str) -> Result<Option<Str
     }
 }
 
-/// Finds the base image, or gets it: a pull, then for a plain Python the script.
+/// The id of the base image, if the daemon has it.
+pub(super) async fn find(daemon: &Daemon, base: &Base) -> Result<Option<String>, Error> {
+    for candidate in base.candidates() {
+        if let Some(id) = id_of(daemon, &candidate).await? {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+/// Gets a base image that the daemon does not have: a pull, then for a plain Python the script.
 ///
 /// # Errors
 /// `Image` with what was tried and what helps.
@@ -95,32 +105,25 @@ pub(super) async fn obtain(
     pull_timeout: Duration,
     build_timeout: Duration,
 ) -> Result<String, Error> {
-    let candidates = base.candidates();
-    for candidate in &candidates {
-        if let Some(id) = id_of(daemon, candidate).await? {
-            return Ok(id);
-        }
-    }
-    let source = &candidates[0];
-    if let Err(refusal) = pull(daemon, source, pull_timeout, build_timeout).await {
+    let (source, version) = match base {
+        Base::Python(version) => (pulled(version), Some(version)),
+        Base::Named(reference) => (reference.clone(), None),
+    };
+    if let Err(refusal) = pull(daemon, &source, pull_timeout, build_timeout).await {
         tracing::info!(image = %source, reason = %refusal, "no pull");
-        let Base::Python(version) = base else {
-            return Err(image_error(source, refusal));
+        let Some(version) = version else {
+            return Err(image_error(&source, refusal));
         };
         if !daemon.is_local() {
             let advice = "the daemon is remote, so make the image there: docker/base-image.sh";
-            return Err(image_error(source, format!("{refusal}; {advice}")));
+            return Err(image_error(&source, format!("{refusal}; {advice}")));
         }
         make(daemon, version, build_timeout)
             .await
-            .map_err(|reason| image_error(source, format!("{refusal}; {reason}")))?;
+            .map_err(|reason| image_error(&source, format!("{refusal}; {reason}")))?;
     }
-    for candidate in &candidates {
-        if let Some(id) = id_of(daemon, candidate).await? {
-            return Ok(id);
-        }
-    }
-    Err(image_error(source, "it was obtained and then not found"))
+    let found = find(daemon, base).await?;
+    found.ok_or_else(|| image_error(&source, "it was obtained and then not found"))
 }
 
 /// Pulls an image. A registry must give a sign of life within `patience`.

@@ -40,19 +40,23 @@ impl Images {
             };
         }
         let base = Base::parse(reference, &self.default_python)?;
+        // What is there is found without waiting for another image that is being made.
+        if let Some(digest) = find(daemon, &base).await? {
+            return Ok(Image { reference: reference.to_owned(), digest });
+        }
         let _making = self.making.lock().await;
-        let base_id = base::obtain(daemon, &base, self.pull_timeout, self.build_timeout).await?;
-        let tag = executor_tag(&base, &base_id, guest_binary::sha256());
-        let digest = match base::id_of(daemon, &tag).await? {
-            Some(digest) => digest,
-            None => {
-                tracing::info!(image = %tag, "building");
-                self.build(daemon, &base_id, &tag).await.map_err(|message| image_error(reference, message))?;
-                base::id_of(daemon, &tag)
-                    .await?
-                    .ok_or_else(|| image_error(reference, "it was built and then not found"))?
-            }
+        if let Some(digest) = find(daemon, &base).await? {
+            return Ok(Image { reference: reference.to_owned(), digest });
+        }
+        let base_id = match base::find(daemon, &base).await? {
+            Some(id) => id,
+            None => base::obtain(daemon, &base, self.pull_timeout, self.build_timeout).await?,
         };
+        let tag = executor_tag(&base, &base_id, guest_binary::sha256());
+        tracing::info!(image = %tag, "building");
+        self.build(daemon, &base_id, &tag).await.map_err(|message| image_error(reference, message))?;
+        let built = base::id_of(daemon, &tag).await?;
+        let digest = built.ok_or_else(|| image_error(reference, "it was built and then not found"))?;
         Ok(Image { reference: reference.to_owned(), digest })
     }
 
@@ -87,6 +91,14 @@ impl Images {
         tokio::time::timeout(self.build_timeout, whole)
             .await
             .unwrap_or_else(|_| Err(format!("the build did not end within {:?}", self.build_timeout)))
+    }
+}
+
+/// The id of the executor image, if it and its base are there.
+async fn find(daemon: &Daemon, base: &Base) -> Result<Option<String>, Error> {
+    match base::find(daemon, base).await? {
+        Some(base_id) => base::id_of(daemon, &executor_tag(base, &base_id, guest_binary::sha256())).await,
+        None => Ok(None),
     }
 }
 

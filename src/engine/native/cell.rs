@@ -45,11 +45,7 @@ impl Cell {
     /// # Errors
     /// [`Error::System`] naming the step. Nothing is left behind then, nor when the future is
     /// dropped.
-    pub async fn make(
-        registry: &Registry,
-        cgroups: &Arc<Cgroups>,
-        root: RootPlan,
-    ) -> Result<Self, Error> {
+    pub async fn make(registry: &Registry, cgroups: &Arc<Cgroups>, root: RootPlan) -> Result<Self, Error> {
         let (registry, cgroups) = (registry.clone(), cgroups.clone());
         let limits_memory = !cgroups.missing().contains(&Limit::Memory);
         let (remains, socket) = tokio::task::spawn_blocking(move || Remains::new(&registry, &cgroups))
@@ -59,8 +55,8 @@ impl Cell {
         let cell = Self { control, remains, limits_memory, occupied: false };
         let identity = identity(cell.remains.slot.number).map_err(|error| system("find users", error))?;
         match cell.ask(&Request::Setup(Setup { identity, root }), &[]).await? {
-            (Answer::Ready, _) => Ok(cell),
-            (answer, _) => Err(unexpected(&answer)),
+            Answer::Ready => Ok(cell),
+            answer => Err(unexpected(&answer)),
         }
     }
 
@@ -95,8 +91,8 @@ impl Cell {
         fds.extend(cgroup.as_ref().map(AsFd::as_fd));
         self.occupied = true;
         match self.ask(&Request::Spawn(spawn), &fds).await? {
-            (Answer::Spawned { pid }, _) => Ok(pid),
-            (answer, _) => Err(unexpected(&answer)),
+            Answer::Spawned { pid } => Ok(pid),
+            answer => Err(unexpected(&answer)),
         }
     }
 
@@ -113,7 +109,7 @@ impl Cell {
             self.control.say(&Request::Kill, &[]).await?;
             loop {
                 // A sandbox whose start was given up may still be announced first.
-                if let (Answer::Exited { .. } | Answer::Failed { .. }, _) = self.control.hear().await? {
+                if let Answer::Exited { .. } | Answer::Failed { .. } = self.control.hear().await? {
                     return Ok(());
                 }
             }
@@ -138,19 +134,13 @@ impl Cell {
         remains.clear();
     }
 
-    async fn ask(
-        &self,
-        request: &Request,
-        fds: &[std::os::fd::BorrowedFd<'_>],
-    ) -> Result<(Answer, Vec<OwnedFd>), Error> {
+    async fn ask(&self, request: &Request, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<Answer, Error> {
         let exchange = async {
             self.control.say(request, fds).await?;
             self.control.hear().await
         };
         match tokio::time::timeout(ANSWER_LIMIT, exchange).await {
-            Ok(Ok((Answer::Failed { step, errno }, _))) => {
-                Err(system(&step, io::Error::from_raw_os_error(errno)))
-            }
+            Ok(Ok(Answer::Failed { step, errno })) => Err(system(&step, io::Error::from_raw_os_error(errno))),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(gone(&error)),
             Err(_) => Err(gone(&io::ErrorKind::TimedOut.into())),
@@ -172,14 +162,10 @@ impl Remains {
         let slot = registry.take().map_err(|error| system("take a cell's number", error))?;
         let group = cgroups.group(&slot.name).map_err(|error| system("make a cgroup", error))?;
         let mut remains = Self { launcher: None, group, slot };
-        let (launcher, socket) =
-            launcher::start().map_err(|error| system("start a launcher", error))?;
+        let (launcher, socket) = launcher::start().map_err(|error| system("start a launcher", error))?;
         let pid = launcher.id();
         remains.launcher = Some(launcher);
-        remains
-            .group
-            .admit_launcher(pid)
-            .map_err(|error| system("put the launcher into its cgroup", error))?;
+        remains.group.admit_launcher(pid).map_err(|error| system("put the launcher into its cgroup", error))?;
         Ok((remains, socket))
     }
 

@@ -22,13 +22,7 @@ pub struct NativeConfig {
 
 impl Default for NativeConfig {
     fn default() -> Self {
-        Self {
-            max_cells: 8,
-            python: None,
-            root: Root::Host,
-            runtime_dir: None,
-            require_limits: false,
-        }
+        Self { max_cells: 8, python: None, root: Root::Host, runtime_dir: None, require_limits: false }
     }
 }
 

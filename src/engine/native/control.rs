@@ -29,22 +29,17 @@ impl Control {
     /// `BrokenPipe` when the launcher is gone.
     pub async fn say(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = serde_json::to_vec(request)?;
-        self.socket
-            .async_io(Interest::WRITABLE, |socket| packet::send(socket.as_fd(), &bytes, fds))
-            .await
+        self.socket.async_io(Interest::WRITABLE, |socket| packet::send(socket.as_fd(), &bytes, fds)).await
     }
 
     /// Waits for one answer. Dropping the future loses nothing.
     ///
     /// # Errors
     /// `UnexpectedEof` when the launcher is gone.
-    pub async fn hear(&self) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        let packet = self
-            .socket
-            .async_io(Interest::READABLE, |socket| packet::receive(socket.as_fd()))
-            .await?;
-        let (bytes, fds) = packet.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok((serde_json::from_slice(&bytes)?, fds))
+    pub async fn hear(&self) -> io::Result<Answer> {
+        let packet = self.socket.async_io(Interest::READABLE, |socket| packet::receive(socket.as_fd())).await?;
+        let (bytes, _) = packet.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(serde_json::from_slice(&bytes)?)
     }
 }
 

@@ -20,9 +20,7 @@ use super::identity;
 use super::registry::Registry;
 use super::sandbox::{Lease, NativeSandbox};
 use crate::engine::session::{GRACE, Session};
-use crate::engine::{
-    Engine, Error, Image, Kind, Sandbox, SandboxLabels, SandboxLimits, SandboxSpec,
-};
+use crate::engine::{Engine, Error, Image, Kind, Sandbox, SandboxLabels, SandboxLimits, SandboxSpec};
 
 /// The one image this engine has: the Python of its root.
 const HOST_IMAGE: &str = "host";
@@ -103,10 +101,8 @@ impl NativeEngine {
                 message: format!("no cgroup limits {}", missing.join(", ")),
             });
         }
-        let in_runtime_dir = |source| Error::System {
-            context: "native engine: cannot use its runtime directory".to_owned(),
-            source,
-        };
+        let in_runtime_dir =
+            |source| Error::System { context: "native engine: cannot use its runtime directory".to_owned(), source };
         let registry = Registry::open(config.runtime_dir.as_deref()).map_err(in_runtime_dir)?;
         for slot in registry.abandoned().map_err(in_runtime_dir)? {
             // What cannot be cleared now is tried again when its number is taken.
@@ -175,12 +171,7 @@ impl NativeEngine {
 
     /// Starts PID 1 in the lease's cell, in a new cell if that one has died meanwhile; the host's
     /// end of the frame stream.
-    async fn spawn(
-        &self,
-        lease: &mut Lease,
-        id: &str,
-        spec: &SandboxSpec,
-    ) -> Result<UnixStream, Error> {
+    async fn spawn(&self, lease: &mut Lease, id: &str, spec: &SandboxSpec) -> Result<UnixStream, Error> {
         loop {
             let fresh = lease.cell.is_none();
             let cell = match lease.cell.as_mut() {
@@ -258,16 +249,13 @@ impl Engine for NativeEngine {
         let deadline = spec.startup_timeout + GRACE;
         let booted = Session::boot(Box::new(reader), Box::new(writer), &boot, deadline).await;
         match booted {
-            Ok((session, _)) => {
-                Ok(Box::new(NativeSandbox { id, startup: begun.elapsed(), session, lease }))
-            }
+            Ok((session, _)) => Ok(Box::new(NativeSandbox { id, startup: begun.elapsed(), session, lease })),
             Err(error) => {
                 let usage = lease.end().await?;
                 Err(match error {
-                    Error::Lost { message, oom_killed } => Error::Lost {
-                        message,
-                        oom_killed: usage.oom_killed.unwrap_or(oom_killed),
-                    },
+                    Error::Lost { message, oom_killed } => {
+                        Error::Lost { message, oom_killed: usage.oom_killed.unwrap_or(oom_killed) }
+                    }
                     other => other,
                 })
             }
@@ -305,10 +293,7 @@ impl Engine for NativeEngine {
             let entries = self.cells.registry.entries()?;
             entries.iter().filter(|entry| entry.id == sandbox_id).try_for_each(|entry| entry.kill())
         };
-        kill().map_err(|source| Error::System {
-            context: format!("native engine: cannot remove {sandbox_id}"),
-            source,
-        })
+        kill().map_err(|source| Error::System { context: format!("native engine: cannot remove {sandbox_id}"), source })
     }
 
     async fn shutdown(&self) {
@@ -318,8 +303,7 @@ impl Engine for NativeEngine {
             idle.closed = true;
             std::mem::take(&mut idle.cells)
         };
-        let dismantled =
-            tokio::task::spawn_blocking(move || cells.into_iter().for_each(Cell::dismantle)).await;
+        let dismantled = tokio::task::spawn_blocking(move || cells.into_iter().for_each(Cell::dismantle)).await;
         self.cells.cgroups.remove_parent();
         if let Err(error) = dismantled {
             tracing::warn!(%error, "cannot dismantle cells");
@@ -334,10 +318,8 @@ fn frame_stream() -> Result<(UnixStream, OwnedFd), Error> {
         host.set_nonblocking(true)?;
         Ok((UnixStream::from_std(host)?, guest.into()))
     };
-    make().map_err(|source| Error::System {
-        context: "native sandbox: cannot make its frame stream".to_owned(),
-        source,
-    })
+    make()
+        .map_err(|source| Error::System { context: "native sandbox: cannot make its frame stream".to_owned(), source })
 }
 
 fn boot(spec: &SandboxSpec, python: Option<String>) -> Boot {

@@ -21,8 +21,7 @@ const CONFIGURATION_FILES: [&str; 4] =
     ["/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", "/etc/ssl/openssl.cnf"];
 
 /// Names at the top of an unpacked image that the launcher makes itself.
-const MADE_BY_LAUNCHER: [&str; 8] =
-    ["proc", "sys", "dev", "tmp", "output", "code", "input", "run"];
+const MADE_BY_LAUNCHER: [&str; 8] = ["proc", "sys", "dev", "tmp", "output", "code", "input", "run"];
 
 /// The root and the interpreter in it.
 #[derive(Debug, Clone)]
@@ -53,17 +52,14 @@ impl HostRoot {
         }
         let mut plan = RootPlan { files: identity_files(), ..RootPlan::default() };
         for path in PROGRAMS {
-            show(&mut plan, Path::new(path), Path::new(path))
-                .map_err(|error| no_image(format!("{path}: {error}")))?;
+            show(&mut plan, Path::new(path), Path::new(path)).map_err(|error| no_image(format!("{path}: {error}")))?;
         }
         for path in CONFIGURATION.into_iter().map(PathBuf::from).chain(python_configuration()) {
             if path.is_dir() {
                 plan.binds.push(same(&path));
             }
         }
-        plan.copies.extend(
-            CONFIGURATION_FILES.iter().map(Path::new).filter(|path| path.is_file()).map(same),
-        );
+        plan.copies.extend(CONFIGURATION_FILES.iter().map(Path::new).filter(|path| path.is_file()).map(same));
         for prefix in prefixes(python)? {
             if !prefix.starts_with("/usr") {
                 plan.binds.push(same(&prefix));
@@ -74,8 +70,7 @@ impl HostRoot {
     }
 
     fn of_directory(directory: &Path, python: Option<&Path>) -> Result<Self, Error> {
-        let unreadable =
-            |error: io::Error| no_image(format!("{}: {error}", directory.display()));
+        let unreadable = |error: io::Error| no_image(format!("{}: {error}", directory.display()));
         let mut plan = RootPlan::default();
         for entry in fs::read_dir(directory).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
@@ -87,11 +82,7 @@ impl HostRoot {
         }
         let inside = python.unwrap_or(Path::new(DEFAULT_PYTHON));
         let on_host = directory.join(inside.strip_prefix("/").unwrap_or(inside));
-        Ok(Self {
-            plan,
-            python_on_host: on_host,
-            python_inside: python.and_then(Path::to_str).map(str::to_owned),
-        })
+        Ok(Self { plan, python_on_host: on_host, python_inside: python.and_then(Path::to_str).map(str::to_owned) })
     }
 }
 
@@ -190,10 +181,7 @@ mod tests {
             fs::create_dir(image.path().join(name)).unwrap();
         }
         std::os::unix::fs::symlink("usr/bin", image.path().join("bin")).unwrap();
-        let config = NativeConfig {
-            root: Root::Unpacked(image.path().to_owned()),
-            ..NativeConfig::default()
-        };
+        let config = NativeConfig { root: Root::Unpacked(image.path().to_owned()), ..NativeConfig::default() };
         let plan = HostRoot::plan(&config).unwrap().plan;
         let mut targets: Vec<_> = plan.binds.iter().map(|bind| bind.target.clone()).collect();
         targets.sort();
@@ -203,8 +191,7 @@ mod tests {
 
     #[test]
     fn an_interpreter_that_is_not_there_is_an_image_that_is_not() {
-        let config =
-            NativeConfig { python: Some("/nowhere/python3".into()), ..NativeConfig::default() };
+        let config = NativeConfig { python: Some("/nowhere/python3".into()), ..NativeConfig::default() };
         assert!(matches!(HostRoot::plan(&config), Err(Error::Image { .. })));
     }
 }

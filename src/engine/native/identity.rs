@@ -71,8 +71,7 @@ fn debian_checksums(executable: &Path, version: &str) -> Vec<PathBuf> {
 }
 
 fn is_python_library(path: &Path) -> bool {
-    path.is_dir()
-        && path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python3"))
+    path.is_dir() && path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python3"))
 }
 
 fn add_tree(hash: &mut Sha256, directory: &Path) {

@@ -244,8 +244,7 @@ mod tests {
         let left = registry.take().unwrap();
         let number = left.number;
         drop(left);
-        let abandoned: Vec<u32> =
-            registry.abandoned().unwrap().iter().map(|slot| slot.number).collect();
+        let abandoned: Vec<u32> = registry.abandoned().unwrap().iter().map(|slot| slot.number).collect();
         assert_eq!(abandoned, [number]);
         drop(held);
     }

@@ -59,10 +59,18 @@ pub struct Sandbox {
 impl Sandbox {
     /// The guest's process id as the host sees it: the only child of `unshare`.
     pub fn guest_pid(&self) -> libc::pid_t {
-        let unshare = self.child.id().unwrap();
-        let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
-        children.trim().parse().unwrap()
+        only_child(self.child.id().unwrap().cast_signed())
     }
+
+    /// The interpreter's process id as the host sees it, while it waits.
+    pub fn interpreter_pid(&self) -> libc::pid_t {
+        only_child(self.guest_pid())
+    }
+}
+
+fn only_child(pid: libc::pid_t) -> libc::pid_t {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.trim().parse().unwrap()
 }
 
 pub fn is_root() -> bool {

@@ -67,6 +67,30 @@ async fn another_protocol_version_is_refused() {
 }
 
 #[tokio::test]
+async fn an_interpreter_that_dies_while_it_waits_is_a_startup_failure() {
+    let (sandbox, session, _) = ready(Place::Init, &boot()).await.unwrap();
+    // SAFETY: the process is the sandbox's interpreter, held by `sandbox`.
+    assert_eq!(unsafe { libc::kill(sandbox.interpreter_pid(), libc::SIGKILL) }, 0);
+    let (output, _) = mpsc::channel(1);
+    match session.run(job("print(1)"), output, CancellationToken::new(), GRACE).await {
+        Err(Error::Guest(fault)) => {
+            assert_eq!((fault.phase, fault.kind), (Phase::Startup, FaultKind::StartupFailed));
+            assert!(fault.message.contains("by signal 9"), "{}", fault.message);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_guest_is_small() {
+    let (sandbox, _session, _) = ready(Place::Init, &boot()).await.unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sandbox.guest_pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 4096, "{kib} KiB");
+}
+
+#[tokio::test]
 async fn files_outside_their_folders_are_refused() {
     let (_sandbox, session, _) = ready(Place::Init, &boot()).await.unwrap();
     let mut job = job("print(1)");
@@ -90,12 +114,8 @@ async fn a_job_cancelled_before_it_started_never_prints() {
 
 #[tokio::test]
 async fn a_sandbox_ends_when_the_host_loses_interest() {
-    let (mut reader, mut writer) = {
-        let (sandbox, reader, writer) = start(Place::Init);
-        // Kept alive beyond this scope: the guest has to end by itself.
-        std::mem::forget(sandbox);
-        (reader, writer)
-    };
+    // Kept to the end, because dropping it kills what should end by itself.
+    let (_sandbox, mut reader, mut writer) = start(Place::Init);
     let mut bytes = Vec::new();
     frame::write(&mut bytes, Kind::Boot, &serde_json::to_vec(&boot()).unwrap()).unwrap();
     writer.write_all(&bytes).await.unwrap();

@@ -190,11 +190,8 @@ async fn two_sandboxes_at_once_know_nothing_of_each_other() {
                 except OSError: pass";
     let run = fixture.run(code).await;
     assert_eq!(super::text(&run.stdout), "[]\n[] []\n", "{:?}", run.stderr);
-    let neighbour = held
-        .run(super::job("print('alive')"), tokio::sync::mpsc::channel(1).0, Default::default())
-        .await
-        .unwrap();
+    let neighbour =
+        held.run(super::job("print('alive')"), tokio::sync::mpsc::channel(1).0, Default::default()).await.unwrap();
     assert_eq!(super::text(&neighbour.stdout), "alive\n");
     fixture.engine.shutdown().await;
 }
-

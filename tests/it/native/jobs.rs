@@ -11,22 +11,17 @@ use super::{Fixture, job, text};
 #[tokio::test]
 async fn this_host_is_supported_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
-    let config = NativeConfig {
-        runtime_dir: Some(directory.path().to_owned()),
-        ..NativeConfig::default()
-    };
+    let config = NativeConfig { runtime_dir: Some(directory.path().to_owned()), ..NativeConfig::default() };
     assert_eq!(NativeEngine::supported(config).await, Ok(()));
 }
 
 #[tokio::test]
 async fn a_job_reads_its_input_and_gives_its_output_back() {
     let fixture = Fixture::new(1).await;
-    let mut job = job(
-        "import json, sys\n\
+    let mut job = job("import json, sys\n\
          data = json.load(open('/input/data.json'))\n\
          json.dump({'sum': sum(data['numbers'])}, open('/output/result.json', 'w'))\n\
-         print('out'); print('err', file=sys.stderr); sys.exit(3)",
-    );
+         print('out'); print('err', file=sys.stderr); sys.exit(3)");
     job.input = br#"{"numbers": [1, 2, 3]}"#.as_slice().into();
     let run = fixture.try_run(job, fixture.spec()).await.unwrap();
     assert_eq!(run.report.end, End::Exited { code: 3 });
@@ -67,8 +62,7 @@ async fn a_cancelled_job_ends_at_once() {
     let fixture = Fixture::new(1).await;
     let (cancel, (output, mut chunks)) = (CancellationToken::new(), mpsc::channel(4));
     let sandbox = fixture.start().await;
-    let running =
-        sandbox.run(job("print('here', flush=True)\nwhile True: pass"), output, cancel.clone());
+    let running = sandbox.run(job("print('here', flush=True)\nwhile True: pass"), output, cancel.clone());
     let cancelling = async {
         chunks.recv().await.unwrap();
         cancel.cancel();

@@ -74,8 +74,7 @@ async fn a_tmpfs_or_a_memfd_is_no_way_around_the_memory_limit() {
     spec.limits.tmp_bytes = 512 << 20;
     spec.limits.file_bytes = 512 << 20;
     for open in ["os.open('/tmp/bomb', os.O_CREAT | os.O_WRONLY)", "os.memfd_create('bomb')"] {
-        let code =
-            format!("import os\nfd = {open}\nfor _ in range(256): os.write(fd, bytes(1 << 20))");
+        let code = format!("import os\nfd = {open}\nfor _ in range(256): os.write(fd, bytes(1 << 20))");
         let outcome = fixture.try_run(job(&code), spec.clone()).await;
         let killed = match outcome {
             Ok(run) => run.report.oom_killed == Some(true),
@@ -103,8 +102,7 @@ async fn a_fork_bomb_is_bounded_and_its_neighbour_unharmed() {
     bomb.execution_timeout = Duration::from_secs(2);
     let neighbour = "import subprocess\nfor _ in range(10): subprocess.run(['true'], check=True)\nprint('fine')";
     let spec = fixture.spec();
-    let (bombed, printed) =
-        tokio::join!(fixture.try_run(bomb, spec), fixture.print(neighbour));
+    let (bombed, printed) = tokio::join!(fixture.try_run(bomb, spec), fixture.print(neighbour));
     let bombed = bombed.unwrap();
     assert_eq!(text(&bombed.stdout), "BlockingIOError True\n");
     assert_eq!(bombed.report.end, End::TimedOut);
@@ -134,6 +132,23 @@ async fn directories_hold_no_more_bytes_and_files_than_they_may() {
                 except OSError as error: print(errno.errorcode[error.errno], count)";
     let run = fixture.try_run(job(code), spec).await.unwrap();
     assert_eq!(text(&run.stdout), "ENOSPC 4\nENOSPC 2\nENOSPC 4\nENOSPC 49\n", "{:?}", run.stderr);
+    fixture.engine.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_throttled_still_ends_in_time() {
+    let fixture = Fixture::new(1).await;
+    let mut spec = fixture.spec();
+    spec.limits = tako_vm::engine::SandboxLimits { cpu_millis: 100, ..LIMITS };
+    let code = "import os\nfor _ in range(5): os.fork()\nwhile True: pass";
+    let mut job = job(code);
+    job.execution_timeout = Duration::from_secs(1);
+    let sandbox = fixture.engine.start(&spec).await.unwrap();
+    let begun = std::time::Instant::now();
+    let run = sandbox.run(job, tokio::sync::mpsc::channel(1).0, Default::default()).await.unwrap();
+    eprintln!("{:?}", begun.elapsed());
+    assert_eq!(run.report.end, End::TimedOut);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     fixture.engine.shutdown().await;
 }
 

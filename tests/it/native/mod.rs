@@ -13,9 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tako_guest::protocol::ArtifactLimits;
 use tako_vm::engine::native::{Limit, NativeConfig, NativeEngine};
-use tako_vm::engine::{
-    Engine, Error, Image, Job, Run, Sandbox, SandboxLabels, SandboxLimits, SandboxSpec,
-};
+use tako_vm::engine::{Engine, Error, Image, Job, Run, Sandbox, SandboxLabels, SandboxLimits, SandboxSpec};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -30,11 +28,8 @@ struct Fixture {
 impl Fixture {
     async fn new(max_cells: usize) -> Self {
         let runtime_dir = tempfile::tempdir().unwrap();
-        let config = NativeConfig {
-            max_cells,
-            runtime_dir: Some(runtime_dir.path().to_owned()),
-            ..NativeConfig::default()
-        };
+        let config =
+            NativeConfig { max_cells, runtime_dir: Some(runtime_dir.path().to_owned()), ..NativeConfig::default() };
         let engine = NativeEngine::new(config).unwrap();
         let image = engine.resolve_image("host").await.unwrap();
         Self { engine, image, runtime_dir }
@@ -105,11 +100,7 @@ fn job(code: &str) -> Job {
         execution_timeout: Duration::from_secs(30),
         stdout_limit_bytes: 64 << 10,
         stderr_limit_bytes: 64 << 10,
-        artifacts: ArtifactLimits {
-            max_count: 10,
-            max_file_bytes: 1 << 20,
-            max_total_bytes: 4 << 20,
-        },
+        artifacts: ArtifactLimits { max_count: 10, max_file_bytes: 1 << 20, max_total_bytes: 4 << 20 },
     }
 }
 

@@ -24,7 +24,9 @@ fn descendants() -> BTreeSet<i32> {
     let mut found = BTreeSet::from([std::process::id() as i32]);
     loop {
         let before = found.len();
-        found.extend(parents.iter().filter(|(_, parent)| found.contains(parent)).map(|(pid, _)| *pid).collect::<Vec<_>>());
+        found.extend(
+            parents.iter().filter(|(_, parent)| found.contains(parent)).map(|(pid, _)| *pid).collect::<Vec<_>>(),
+        );
         if found.len() == before {
             found.remove(&(std::process::id() as i32));
             return found;
@@ -60,9 +62,7 @@ fn sandbox_mounts() -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let is_ours = |line: &&str| {
         let place = line.split(' ').nth(4).unwrap();
-        ["/tmp", "/output", "/code", "/input", "/dev/shm", "/proc/"]
-            .iter()
-            .any(|start| place.starts_with(start))
+        ["/tmp", "/output", "/code", "/input", "/dev/shm", "/proc/"].iter().any(|start| place.starts_with(start))
     };
     text.lines().filter(is_ours).map(str::to_owned).collect()
 }
@@ -95,6 +95,9 @@ async fn fifty_jobs_inside() {
     }
     let launchers = descendants();
     assert_eq!(launchers.len(), 2, "only the launchers of two cells: {launchers:?}");
+    // SAFETY: takes a number.
+    let group_of = |pid: i32| unsafe { libc::getpgid(pid) };
+    assert!(launchers.iter().all(|&pid| group_of(pid) == pid), "a terminal's signals reach a launcher");
     let listed = fixture.engine.list("tests").await.unwrap();
     assert_eq!(listed, []);
     let descriptors = fs::read_dir("/proc/self/fd").unwrap().count();
@@ -143,15 +146,11 @@ async fn a_sandbox_is_listed_with_its_labels_and_removed_by_its_id() {
     assert_eq!(fixture.engine.list("tests").await.unwrap(), [(id.clone(), labels())]);
     assert_eq!(fixture.engine.list("others").await.unwrap(), []);
     // Another engine, as after a restart or of a second server, sees and removes it too.
-    let config = NativeConfig {
-        runtime_dir: Some(fixture.runtime_dir.path().to_owned()),
-        ..NativeConfig::default()
-    };
+    let config = NativeConfig { runtime_dir: Some(fixture.runtime_dir.path().to_owned()), ..NativeConfig::default() };
     let other = NativeEngine::new(config).unwrap();
     assert_eq!(other.list("tests").await.unwrap().len(), 1);
     other.remove(&id).await.unwrap();
-    let outcome =
-        sandbox.run(job("print(1)"), tokio::sync::mpsc::channel(1).0, Default::default()).await;
+    let outcome = sandbox.run(job("print(1)"), tokio::sync::mpsc::channel(1).0, Default::default()).await;
     assert!(outcome.is_err(), "{outcome:?}");
     assert_eq!(fixture.engine.list("tests").await.unwrap(), []);
     other.remove(&id).await.unwrap();
@@ -190,13 +189,9 @@ fn a_killed_server_leaves_no_sandbox() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let told = lines.map_while(Result::ok).find_map(|line| line.split_once("PROCESSES ").map(|(_, pids)| pids.to_owned()));
-    let pids: Vec<i32> = told
-        .unwrap()
-        .trim_matches(['{', '}'])
-        .split(", ")
-        .map(|pid| pid.parse().unwrap())
-        .collect();
+    let told =
+        lines.map_while(Result::ok).find_map(|line| line.split_once("PROCESSES ").map(|(_, pids)| pids.to_owned()));
+    let pids: Vec<i32> = told.unwrap().trim_matches(['{', '}']).split(", ").map(|pid| pid.parse().unwrap()).collect();
     assert_eq!(pids.len(), 3, "launcher, guest and interpreter: {pids:?}");
     server.kill().unwrap();
     server.wait().unwrap();
@@ -208,10 +203,7 @@ fn a_killed_server_leaves_no_sandbox() {
     eventually("sandbox outlived its server", || pids.iter().all(is_over));
 
     // The next server clears away what this one could not.
-    let config = NativeConfig {
-        runtime_dir: Some(runtime_dir.path().to_owned()),
-        ..NativeConfig::default()
-    };
+    let config = NativeConfig { runtime_dir: Some(runtime_dir.path().to_owned()), ..NativeConfig::default() };
     let _next = NativeEngine::new(config).unwrap();
     assert_eq!(cgroups(runtime_dir.path()), Vec::<PathBuf>::new());
 }
@@ -236,8 +228,7 @@ async fn a_launcher_that_dies_inside() {
         // SAFETY: as above.
         unsafe { libc::kill(pid, libc::SIGKILL) };
     }
-    let outcome =
-        sandbox.run(job("print(1)"), tokio::sync::mpsc::channel(1).0, Default::default()).await;
+    let outcome = sandbox.run(job("print(1)"), tokio::sync::mpsc::channel(1).0, Default::default()).await;
     assert!(outcome.is_err(), "{outcome:?}");
     assert_eq!(fixture.print("print(3)").await, "3");
     fixture.engine.shutdown().await;

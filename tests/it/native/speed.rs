@@ -40,10 +40,7 @@ async fn cold_start_and_throughput_beside_bare_python() {
         let begun = Instant::now();
         let sandbox = fixture.start().await;
         ready.push(begun.elapsed());
-        sandbox
-            .run(super::job("print(1)"), tokio::sync::mpsc::channel(1).0, Default::default())
-            .await
-            .unwrap();
+        sandbox.run(super::job("print(1)"), tokio::sync::mpsc::channel(1).0, Default::default()).await.unwrap();
         cold.push(begun.elapsed());
     }
     println!("bare python:      {}", percentiles(plain));

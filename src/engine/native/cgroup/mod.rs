@@ -234,11 +234,9 @@ fn read_key(path: &Path, key: &str) -> Option<u64> {
 /// Writes to a file that exists already, as all files of a group do.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     use std::io::Write;
-    let name = |error: io::Error| {
-        io::Error::new(error.kind(), format!("write {text:?} to {}: {error}", path.display()))
-    };
-    let mut file =
-        fs::File::options().write(true).truncate(true).open(path).map_err(name)?;
+    let name =
+        |error: io::Error| io::Error::new(error.kind(), format!("write {text:?} to {}: {error}", path.display()));
+    let mut file = fs::File::options().write(true).truncate(true).open(path).map_err(name)?;
     file.write_all(text.as_bytes()).map_err(name)
 }
 

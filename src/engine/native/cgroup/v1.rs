@@ -22,15 +22,13 @@ impl Hierarchies {
     /// The hierarchies in which a parent group exists or could be made; `None` without any.
     pub fn find(mounts: &[Mount]) -> Option<Self> {
         let parent = |limit: Limit| {
-            let mount = mounts.iter().find(|mount| {
-                mount.controllers.iter().flatten().any(|name| name == limit.as_str())
-            })?;
+            let mount =
+                mounts.iter().find(|mount| mount.controllers.iter().flatten().any(|name| name == limit.as_str()))?;
             let parent = mount.path.join(PARENT);
             fs::create_dir_all(&parent).ok()?;
             is_writable(&parent).then_some(parent)
         };
-        let found =
-            Self { memory: parent(Limit::Memory), pids: parent(Limit::Pids), cpu: parent(Limit::Cpu) };
+        let found = Self { memory: parent(Limit::Memory), pids: parent(Limit::Pids), cpu: parent(Limit::Cpu) };
         Limit::ALL.iter().any(|&limit| found.has(limit)).then_some(found)
     }
 
@@ -144,15 +142,11 @@ impl Group {
     pub fn usage(&self) -> Usage {
         let Some(memory) = &self.memory else { return Usage::default() };
         let killed = self.kills_at_start.zip(kills(memory)).map(|(before, now)| now > before);
-        Usage {
-            peak_bytes: read_number(&memory.join("memory.max_usage_in_bytes")),
-            oom_killed: killed,
-        }
+        Usage { peak_bytes: read_number(&memory.join("memory.max_usage_in_bytes")), oom_killed: killed }
     }
 
     pub fn remove(&mut self) -> io::Result<()> {
-        self.directories()
-            .try_for_each(|directory| remove_group(directory, || kill_all(directory)))
+        self.directories().try_for_each(|directory| remove_group(directory, || kill_all(directory)))
     }
 }
 

@@ -174,11 +174,7 @@ impl Group {
 
     fn reset_peak(&mut self) -> bool {
         if self.peak.is_none() {
-            self.peak = File::options()
-                .read(true)
-                .write(true)
-                .open(self.directory.join("memory.peak"))
-                .ok();
+            self.peak = File::options().read(true).write(true).open(self.directory.join("memory.peak")).ok();
         }
         let reset = self.peak.as_mut().is_some_and(|file| file.write_all(b"reset").is_ok());
         if !reset {
@@ -267,9 +263,7 @@ mod tests {
 
         fn group(&self) -> Group {
             let group = Hierarchy::prepare(self.0.path()).unwrap().group("cell").unwrap();
-            for name in
-                ["memory.max", "memory.swap.max", "memory.oom.group", "memory.peak", "pids.max", "cpu.max"]
-            {
+            for name in ["memory.max", "memory.swap.max", "memory.oom.group", "memory.peak", "pids.max", "cpu.max"] {
                 self.put(&format!("tako-vm/cell/{name}"), "");
             }
             self.put("tako-vm/cell/memory.events", "low 0\noom 1\noom_kill 2\noom_group_kill 1\n");

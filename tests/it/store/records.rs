@@ -1,0 +1,148 @@
+//! Records as they are read from the log.
+
+use tako_vm::domain::{
+    Command, Digest, Envelope, ExecutionRecord, JobLimits, JobSubmitted, Parent, Relationship, Status, decide,
+};
+use tako_vm::store::{Filter, Stored, new_events};
+use uuid::Uuid;
+
+use super::*;
+use crate::db;
+
+fn limits() -> JobLimits {
+    JobLimits {
+        timeout_ms: 1000,
+        startup_timeout_ms: 1000,
+        memory_bytes: 1 << 20,
+        cpu_millis: 1000,
+        pids: 10,
+        open_files: 10,
+        tmp_bytes: 1,
+        output_bytes: 1,
+        stdout_bytes: 1,
+        stderr_bytes: 1,
+        artifact_count: 1,
+        artifact_bytes: 1,
+        artifacts_total_bytes: 1,
+    }
+}
+
+fn job(tenant: &str, job_type: &str, parent: Option<Uuid>) -> JobSubmitted {
+    JobSubmitted {
+        tenant: tenant.into(),
+        job_type: job_type.into(),
+        job_version: format!("{job_type}@sha256:0123456789ab"),
+        code: Digest::of(b"code"),
+        input: Digest::of(b"{}"),
+        input_canonical: Digest::of(b"{}"),
+        params: Digest::of(b""),
+        files: Vec::new(),
+        input_artifacts: None,
+        requirements: Vec::new(),
+        limits: limits(),
+        priority: 5,
+        not_before: None,
+        max_attempts: 1,
+        idempotency: None,
+        client_ip: None,
+        parent: parent.map(|execution_id| Parent { execution_id, relationship: Relationship::Rerun }),
+        pinned_image: None,
+        tags: Default::default(),
+        callback_url: None,
+    }
+}
+
+/// Decides, folds and appends, as the program does.
+async fn carry_out(db: &Db, id: Uuid, stored: Option<Stored>, command: Command, queue: QueueChange) -> Stored {
+    let (mut record, head) = stored.map(|stored| (stored.record, stored.head_hash)).unzip();
+    let version = record.as_ref().map_or(0, |record: &ExecutionRecord| record.version);
+    let mut envelopes = Vec::new();
+    for event in decide(record.as_ref(), command).unwrap() {
+        let envelope = Envelope {
+            event_id: Uuid::now_v7(),
+            stream_id: id,
+            version: version + 1 + envelopes.len() as i32,
+            recorded_at: chrono::SubsecRound::trunc_subsecs(now(), 6),
+            correlation_id: Some("c".into()),
+            event,
+        };
+        record = ExecutionRecord::evolve(record, &envelope).unwrap();
+        envelopes.push(envelope);
+    }
+    let record = record.unwrap();
+    let events = new_events(envelopes.iter().map(|envelope| (envelope, "test"))).unwrap();
+    let mut item = Append::events(id, StreamKind::Execution, events);
+    (item.expected_version, item.prev_hash) = (version, head);
+    item.record = Some(RecordRow::of(&record));
+    item.queue = queue;
+    let head_hash = appended(db.store.append(item).await.unwrap()).head_hash;
+    Stored { record, head_hash }
+}
+
+async fn submit_job(db: &Db, submitted: JobSubmitted) -> Stored {
+    let command = Command::SubmitJob(Box::new(submitted));
+    carry_out(db, Uuid::now_v7(), None, command, enqueue(5)).await
+}
+
+async fn cancel(db: &Db, stored: Stored) -> Stored {
+    let command = Command::RequestCancel { by: "test".into(), reason: None };
+    carry_out(db, stored.record.execution_id, Some(stored), command, QueueChange::Remove).await
+}
+
+fn ids(records: &[Stored]) -> Vec<Uuid> {
+    records.iter().map(|stored| stored.record.execution_id).collect()
+}
+
+#[tokio::test]
+async fn a_record_that_is_read_is_the_record_that_was_folded() {
+    let db = db::fresh().await;
+    let queued = submit_job(&db, job("a", "default", None)).await;
+    let id = queued.record.execution_id;
+    assert_eq!(db.store.record(id).await.unwrap(), Some(queued.clone()));
+    let cancelled = cancel(&db, queued).await;
+    assert_eq!(cancelled.record.status(), Status::Cancelled);
+    assert_eq!(db.store.record(id).await.unwrap(), Some(cancelled.clone()));
+    assert_eq!(db.store.record(Uuid::now_v7()).await.unwrap(), None);
+    let other = submit_job(&db, job("a", "default", None)).await;
+    let both = [id, other.record.execution_id, Uuid::nil()];
+    assert_eq!(db.store.records(&both).await.unwrap(), [other, cancelled]);
+}
+
+#[tokio::test]
+async fn a_list_is_newest_first_and_filters_by_tenant_status_and_job_type() {
+    let db = db::fresh().await;
+    let one = submit_job(&db, job("a", "default", None)).await;
+    let two = submit_job(&db, job("a", "special", None)).await;
+    let three = submit_job(&db, job("b", "default", None)).await;
+    let one = cancel(&db, one).await;
+    let list = async |filter: Filter| ids(&db.store.list(&filter, 10, 0).await.unwrap().records);
+    let id = |stored: &Stored| stored.record.execution_id;
+    let (one, two, three) = (id(&one), id(&two), id(&three));
+    assert_eq!(list(Filter::default()).await, [three, two, one]);
+    assert_eq!(list(Filter { tenant: Some("a".into()), ..Filter::default() }).await, [two, one]);
+    assert_eq!(list(Filter { job_type: Some("default".into()), ..Filter::default() }).await, [three, one]);
+    assert_eq!(list(Filter { status: Some(Status::Cancelled), ..Filter::default() }).await, [one]);
+    let queued = Filter { status: Some(Status::Queued), tenant: Some("a".into()), ..Filter::default() };
+    assert_eq!(list(queued.clone()).await, [two]);
+    assert!(list(Filter { status: Some(Status::Running), ..Filter::default() }).await.is_empty());
+    assert_eq!(db.store.count(&queued).await.unwrap(), 1);
+
+    let page = db.store.list(&Filter::default(), 2, 0).await.unwrap();
+    assert_eq!((ids(&page.records), page.has_more), (vec![three, two], true));
+    let page = db.store.list(&Filter::default(), 2, 2).await.unwrap();
+    assert_eq!((ids(&page.records), page.has_more), (vec![one], false));
+}
+
+#[tokio::test]
+async fn lineage_is_followed_both_ways() {
+    let db = db::fresh().await;
+    let root = submit_job(&db, job("a", "default", None)).await.record.execution_id;
+    let child = submit_job(&db, job("a", "default", Some(root))).await.record.execution_id;
+    let second = submit_job(&db, job("a", "default", Some(root))).await.record.execution_id;
+    let grandchild = submit_job(&db, job("a", "default", Some(child))).await.record.execution_id;
+    assert_eq!(ids(&db.store.ancestors(grandchild).await.unwrap()), [child, root]);
+    assert_eq!(ids(&db.store.descendants(root).await.unwrap()), [child, second, grandchild]);
+    assert!(db.store.ancestors(root).await.unwrap().is_empty());
+    let children = Filter { parent_execution_id: Some(root), ..Filter::default() };
+    assert_eq!(ids(&db.store.list(&children, 10, 0).await.unwrap().records), [second, child]);
+}

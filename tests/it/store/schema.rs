@@ -1,0 +1,44 @@
+//! Migrations and the role the program works as.
+
+use tako_vm::store::{Error, Store, migrate};
+use uuid::Uuid;
+
+use super::*;
+use crate::db;
+
+#[tokio::test]
+async fn migrations_run_once_and_a_newer_database_is_refused() {
+    let options = db::empty().await;
+    assert!(matches!(Store::connect(&options).await, Err(Error::DatabaseOlder { database: 0, .. })));
+    // Two programs that start at once: one runs them, both end well.
+    let (one, two) = tokio::join!(migrate(&options), migrate(&options));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert!(one >= 5 || two >= 5, "{one} {two}");
+    assert_eq!(migrate(&options).await.unwrap(), 0);
+    Store::connect(&options).await.unwrap();
+
+    let admin = sqlx::PgPool::connect(&options.url).await.unwrap();
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (9999, 'of the future', true, '', 0)";
+    sqlx::query(newer).execute(&admin).await.unwrap();
+    for result in [migrate(&options).await.map(drop), Store::connect(&options).await.map(drop)] {
+        assert!(matches!(result, Err(Error::DatabaseNewer { database: 9999, .. })), "{result:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_store_works_as_the_role_that_cannot_change_events() {
+    let db = db::fresh().await;
+    submitted(&db).await;
+    // The login is the cluster's superuser; only what works as another role can be refused.
+    sqlx::query("REVOKE INSERT ON events FROM tako_vm_app").execute(&db.admin).await.unwrap();
+    let error = db.store.append(submit(Uuid::now_v7())).await.unwrap_err();
+    assert_eq!(error.database_message(), Some("permission denied for table events"));
+    let may: Vec<bool> = sqlx::query_scalar(
+        "SELECT has_table_privilege('tako_vm_app', 'events', p) FROM unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE']) p",
+    )
+    .fetch_all(&db.admin)
+    .await
+    .unwrap();
+    assert_eq!(may, [false; 3]);
+}
