@@ -6,7 +6,12 @@
 //! grown by then. A lifecycle is what a warm sandbox makes: submitted; dequeued and started;
 //! succeeded. It is appended with its record, queue row and blobs, and claimed in between.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that panics says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a bench that panics says where"
+)]
 
 #[path = "../tests/it/db.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
