@@ -89,7 +89,7 @@ async fn accepted_answer(
 ) -> Result<HttpResponse, Problem> {
     let location = (header::LOCATION, format!("/jobs/{}", accepted.execution_id));
     if !wait.is_zero() {
-        let record = app.record_at_end(origin, accepted.execution_id, wait).await?;
+        let record = app.record_at_end(origin, accepted.execution_id, |_| wait).await?;
         if record.is_ended() {
             let blobs = app.blobs(view::shown_blobs(&record, extent)).await?;
             return Ok(HttpResponse::Ok().insert_header(location).json(View::of(&record, extent, &blobs)));
@@ -178,7 +178,7 @@ pub async fn result(
     let timeout = params.seconds("timeout", MAX_WAIT, 30.0);
     let extent = Extent::full_if(params.full_view());
     params.done()?;
-    let record = app.record_at_end(&caller, id, if wait { timeout } else { Duration::ZERO }).await?;
+    let record = app.record_at_end(&caller, id, |_| if wait { timeout } else { Duration::ZERO }).await?;
     if record.is_ended() {
         let blobs = app.blobs(view::shown_blobs(&record, extent)).await?;
         return Ok(HttpResponse::Ok().json(View::of(&record, extent, &blobs)));
@@ -312,14 +312,12 @@ pub async fn execute(
     params.done()?;
     let accepted = enter(&app, caller.origin.clone(), body).await?;
     let id = accepted.execution_id;
-    let record = app.record(&caller, id).await?;
-    let patience = patience(&record);
-    let record = if record.is_ended() { record } else { app.record_at_end(&caller, id, patience).await? };
+    let record = app.record_at_end(&caller, id, patience).await?;
     if !record.is_ended() {
         let detail = format!(
             "the job is still {} after {} s and goes on; its result will be at /jobs/{id}/result",
             record.status(),
-            patience.as_secs()
+            patience(&record).as_secs()
         );
         return Err(Problem::new(Kind::NotYet, detail).about(id));
     }

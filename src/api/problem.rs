@@ -32,6 +32,8 @@ pub enum Kind {
     MethodNotAllowed,
     /// The job did not end while the client was ready to wait.
     NotYet,
+    /// The body did not arrive in time.
+    TooSlow,
     IdempotencyConflict,
     /// What is asked for does not fit what the execution is now.
     Conflict,
@@ -57,6 +59,7 @@ impl Kind {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "The path does not have this method")
             }
             Self::NotYet => (StatusCode::REQUEST_TIMEOUT, "not-yet", "The job has not ended yet"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow", "The request did not arrive in time"),
             Self::IdempotencyConflict => {
                 (StatusCode::CONFLICT, "idempotency-conflict", "The idempotency key was used for another payload")
             }

@@ -55,7 +55,7 @@ pub async fn replay(
     });
     let location = (header::LOCATION, format!("/executions/{}", accepted.execution_id));
     if !wait.is_zero() {
-        let record = app.record_at_end(&caller, accepted.execution_id, wait).await?;
+        let record = app.record_at_end(&caller, accepted.execution_id, |_| wait).await?;
         if record.is_ended() && let Some(fields) = body.as_object_mut() {
             fields.insert("status".to_owned(), json!(record.status()));
             judge(&app, &caller, id, &record, fields).await?;

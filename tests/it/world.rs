@@ -44,7 +44,10 @@ impl World {
     }
 
     pub async fn start_with(configure: impl FnOnce(&mut Config), choice: Choice) -> Self {
-        let db = db::fresh().await;
+        Self::start_on(db::fresh().await, configure, choice)
+    }
+
+    pub fn start_on(db: Db, configure: impl FnOnce(&mut Config), choice: Choice) -> Self {
         let (server, address) = serve(&db, configure, choice);
         Self { url: format!("http://{address}"), http: reqwest::Client::new(), db, servers: vec![server] }
     }

@@ -81,7 +81,7 @@ impl Service {
             health: Arc::new(CachedProbe::new(chosen, pool, io)),
             stopping: stopping.clone(),
         };
-        let server = api::serve(app, listener, config.server.http_workers as usize).context("cannot answer HTTP")?;
+        let server = api::serve(actix_web::web::Data::new(app), listener, config.server.http_workers as usize).context("cannot answer HTTP")?;
         let api = server.handle();
         actix::spawn(server);
         Ok(Self { node, api, stopping, address })
