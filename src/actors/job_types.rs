@@ -95,8 +95,7 @@ impl JobTypes {
     pub fn pool_bounds(&self, name: &str) -> Bounds {
         let general = self.config.pool;
         let own = self.config.job_types.get(name).and_then(|job_type| job_type.pool);
-        let (min_idle, max_idle) =
-            own.map_or((general.min_idle, general.max_idle), |own| (own.min_idle, own.max_idle));
+        let (min_idle, max_idle) = own.map_or((general.min_idle, general.max_idle), |own| (own.min_idle, own.max_idle));
         Bounds { min_idle: min_idle as usize, max_idle: max_idle as usize, max_age: general.max_age }
     }
 

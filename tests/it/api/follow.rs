@@ -100,7 +100,8 @@ fn events_come_as_they_happen_and_end_with_the_job() {
         assert_eq!(follow(&site, &path, Some("2")).await.rest().await, rest[1..]);
         assert_eq!(follow(&site, &path, Some("4")).await.rest().await, []);
         assert_eq!(site.get(&format!("{path}?after=3")).await.expect(200)["count"], 1);
-        let nonsense = site.request(Method::GET, &path).header("accept", "text/event-stream").header("last-event-id", "x");
+        let nonsense =
+            site.request(Method::GET, &path).header("accept", "text/event-stream").header("last-event-id", "x");
         send(nonsense).await.expect(400);
     });
 }
@@ -146,11 +147,13 @@ fn the_log_is_read_in_order_and_by_type() {
     run(async |site| {
         let ids = [site.ended("print 1").await, site.ended("exit 1").await];
         let page = site.get("/events?limit=1000").await.expect(200);
-        let positions: Vec<_> = page["items"].as_array().unwrap().iter().map(|item| item["position"].as_i64().unwrap()).collect();
+        let positions: Vec<_> =
+            page["items"].as_array().unwrap().iter().map(|item| item["position"].as_i64().unwrap()).collect();
         assert_eq!(positions, (1..=positions.len() as i64).collect::<Vec<_>>());
         assert_eq!(page["next_after"], json!(positions.len()));
         let of_type = site.get("/events?type=JobSubmitted,ExecutionFailed").await.expect(200);
-        let of_type: Vec<_> = of_type["items"].as_array().unwrap().iter().map(|item| (&item["type"], &item["stream_id"])).collect();
+        let of_type: Vec<_> =
+            of_type["items"].as_array().unwrap().iter().map(|item| (&item["type"], &item["stream_id"])).collect();
         let [one, two] = ids.map(|id| json!(id));
         let (submitted, failed) = (json!("JobSubmitted"), json!("ExecutionFailed"));
         assert_eq!(of_type, [(&submitted, &one), (&submitted, &two), (&failed, &two)]);
