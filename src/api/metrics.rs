@@ -55,7 +55,9 @@ pub async fn metrics(
         ),
         1.0,
     );
-    Ok(HttpResponse::Ok().insert_header((header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")).body(text.0))
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
+        .body(text.0))
 }
 
 /// Executions by status. Counting takes time in proportion to their number, so it is done rarely,

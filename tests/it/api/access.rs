@@ -75,7 +75,9 @@ fn a_strangers_body_is_not_read() {
 fn a_key_does_what_its_scopes_say_and_no_more() {
     run_with(with_keys, async |site| {
         for (method, path, is_guarded, described) in operations(&site).await {
-            for (name, scopes) in [("alice", vec!["submit", "read"]), ("anna", vec!["read"]), ("root", vec!["submit", "read", "admin"])] {
+            for (name, scopes) in
+                [("alice", vec!["submit", "read"]), ("anna", vec!["read"]), ("root", vec!["submit", "read", "admin"])]
+            {
                 let may = !is_guarded || scopes.iter().any(|scope| described.contains(&format!("`{scope}`")));
                 let answer = send(site.with_key(name).request(method.clone(), &path)).await;
                 assert_eq!(answer.status != 403, may, "{name} {method} {path}: {}", answer.status);

@@ -83,7 +83,8 @@ fn a_bad_submission_is_refused_with_what_to_do() {
 fn all_faults_are_told_at_once_by_field() {
     run(async |site| {
         let problem = site.post("/jobs", &json!({"code": "", "timeout": 999, "priority": -1})).await.expect(422);
-        let fields: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect();
+        let fields: Vec<_> =
+            problem["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect();
         assert_eq!(fields, ["code", "timeout", "priority"]);
     });
 }
@@ -92,7 +93,9 @@ fn all_faults_are_told_at_once_by_field() {
 fn what_is_too_large_is_413_however_it_is_sent() {
     run(async |site| {
         let code = "#".repeat(100 * 1024 + 1);
-        assert!(site.post("/jobs", &json!({"code": code})).await.refused(413).contains("more than the limit of 102400"));
+        assert!(
+            site.post("/jobs", &json!({"code": code})).await.refused(413).contains("more than the limit of 102400")
+        );
         site.post("/jobs?wait=20", &json!({"code": "#".repeat(100 * 1024)})).await.expect(200);
         let input = json!({"code": "x", "input_data": {"a": "i".repeat(1 << 20)}});
         assert!(site.post("/jobs", &input).await.refused(413).contains("input_data"));
@@ -101,13 +104,16 @@ fn what_is_too_large_is_413_however_it_is_sent() {
             let sized = site.post_text("/jobs", body.clone()).await;
             assert!(sized.refused(413).contains("larger than the limit of 2097152 bytes"));
             if size < 16 << 20 {
-                let chunks: Vec<_> = body.as_bytes().chunks(64 << 10).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect();
+                let chunks: Vec<_> =
+                    body.as_bytes().chunks(64 << 10).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect();
                 let stream = reqwest::Body::wrap_stream(futures::stream::iter(chunks));
                 assert!(site.post_text("/jobs", stream).await.refused(413).contains("larger than the limit"));
             }
         }
         let files: Value = (0..65).map(|n| (format!("f{n}"), json!(""))).collect::<serde_json::Map<_, _>>().into();
-        assert!(site.post("/jobs", &json!({"code": "x", "files": files})).await.refused(422).contains("at most 64 files"));
+        assert!(
+            site.post("/jobs", &json!({"code": "x", "files": files})).await.refused(422).contains("at most 64 files")
+        );
     });
 }
 
@@ -118,12 +124,20 @@ fn bodies_that_are_no_text_or_no_json_are_refused_and_a_wrong_label_on_json_is_f
             send(site.request(Method::POST, "/jobs").header("content-type", label).body(body)).await
         };
         let good = br#"{"code": "print 1"}"#;
-        for label in ["application/json", "application/json; charset=utf-8", "text/plain", "application/x-www-form-urlencoded", "nonsense"] {
+        for label in [
+            "application/json",
+            "application/json; charset=utf-8",
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "nonsense",
+        ] {
             labelled(label, good).await.expect(202);
         }
         send(site.request(Method::POST, "/jobs").body(&good[..])).await.expect(202);
         assert!(labelled("text/plain", b"code=print").await.refused(415).contains("send application/json"));
-        assert!(labelled("application/json", b"{\"code\": \"\xff\"}").await.refused(400).contains("not UTF-8 from byte 10"));
+        assert!(
+            labelled("application/json", b"{\"code\": \"\xff\"}").await.refused(400).contains("not UTF-8 from byte 10")
+        );
         let zipped = site.request(Method::POST, "/jobs").header("content-encoding", "gzip").body(&good[..]);
         send(zipped).await.refused(415);
     });
@@ -154,7 +168,17 @@ fn an_id_that_is_none_is_400_and_one_that_is_unknown_404() {
             assert!(detail.contains(&unknown.to_string()), "{path}: {detail}");
         }
         let long = "a".repeat(3000);
-        for id in ["x", "1", "%00", "%ff", "..%2f..%2fetc%2fpasswd", "a%20b", "%F0%9F%98%80", &unknown.simple().to_string(), &long] {
+        for id in [
+            "x",
+            "1",
+            "%00",
+            "%ff",
+            "..%2f..%2fetc%2fpasswd",
+            "a%20b",
+            "%F0%9F%98%80",
+            &unknown.simple().to_string(),
+            &long,
+        ] {
             for (method, path) in paths(id) {
                 let detail = send(site.request(method, &path)).await.refused(400);
                 assert!(detail.contains("is not an id") && detail.len() < 400, "{path}: {detail}");
@@ -167,13 +191,16 @@ fn an_id_that_is_none_is_400_and_one_that_is_unknown_404() {
 fn paths_that_no_client_library_sends_are_refused_too() {
     run(async |site| {
         for target in ["/jobs/../../etc/passwd", "//", "/jobs//result", "/jobs/%", "/executions/%c0%ae", "/%2e%2e/x"] {
-            let answer = site.raw(format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await;
+            let answer =
+                site.raw(format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await;
             assert!(answer.starts_with("HTTP/1.1 40"), "{target}: {answer}");
             assert!(answer.to_ascii_lowercase().contains("x-correlation-id:"), "{target}: {answer}");
         }
         let garbage = site.raw(b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n").await;
         assert!(garbage.is_empty() || garbage.starts_with("HTTP/1.1 400"), "{garbage}");
-        let cut = site.raw(b"POST /jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nZZ\r\n").await;
+        let cut = site
+            .raw(b"POST /jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nZZ\r\n")
+            .await;
         assert!(cut.starts_with("HTTP/1.1 400"), "{cut}");
         site.get("/livez").await.expect(200);
     });

@@ -106,7 +106,10 @@ fn a_failed_record_says_type_message_and_phase() {
     run(async |site| {
         let id = site.ended("exit 7").await;
         let record = site.get(&format!("/executions/{id}")).await.expect(200);
-        assert_eq!(record["error"], json!({"type": "runtime_error", "message": "the code exited with status 7", "phase": "execution"}));
+        assert_eq!(
+            record["error"],
+            json!({"type": "runtime_error", "message": "the code exited with status 7", "phase": "execution"})
+        );
         assert_eq!(record["exit_code"], 7);
     });
 }
@@ -143,7 +146,9 @@ fn a_batch_is_answered_item_by_item() {
             assert!(items[index]["job_id"].is_string(), "{answer}");
         }
         assert_eq!(items[5]["job_id"], items[6]["job_id"]);
-        for (index, said) in [(1, "code must not be empty"), (2, "did you mean"), (3, "must be a JSON object"), (4, "job_type")] {
+        for (index, said) in
+            [(1, "code must not be empty"), (2, "did you mean"), (3, "must be a JSON object"), (4, "job_type")]
+        {
             assert_eq!(items[index]["error"]["status"], 422);
             assert!(items[index]["error"]["detail"].as_str().unwrap().contains(said), "{answer}");
         }
@@ -231,7 +236,10 @@ fn a_record_can_be_seen_as_it_was() {
         let at = async |query: String| site.get(&format!("/executions/{id}?view=full&{query}")).await;
         assert_eq!(at(format!("at_version={newest}")).await.expect(200), now);
         let first = at("at_version=1".to_owned()).await.expect(200);
-        assert_eq!((&first["status"], &first["stdout"], &first["attempt"]), (&json!("queued"), &Value::Null, &json!(0)));
+        assert_eq!(
+            (&first["status"], &first["stdout"], &first["attempt"]),
+            (&json!("queued"), &Value::Null, &json!(0))
+        );
         let running = at(format!("at_version={}", newest - 1)).await.expect(200);
         assert_eq!(running["status"], "running");
         let recorded_at = events["items"][0]["recorded_at"].as_str().unwrap();
@@ -252,8 +260,12 @@ fn lists_are_filtered_and_paged() {
         let ids = async |query: &str| {
             let page = site.get(&format!("/executions{query}")).await.expect(200);
             has(&page, "items limit offset has_more count");
-            let ids: Vec<_> =
-                page["items"].as_array().unwrap().iter().map(|item| item["execution_id"].as_str().unwrap().to_owned()).collect();
+            let ids: Vec<_> = page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|item| item["execution_id"].as_str().unwrap().to_owned())
+                .collect();
             assert_eq!(page["count"], ids.len());
             (ids, page["has_more"] == true)
         };
@@ -329,7 +341,10 @@ fn job_types_are_listed_and_built() {
             has(job_type, "name requirements python_version memory_limit cpu_limit timeout image_exists");
         }
         let one = site.get("/job-types/default").await.expect(200);
-        assert_eq!((&one["name"], &one["memory_limit"], &one["timeout"]), (&json!("default"), &json!("512m"), &json!(30)));
+        assert_eq!(
+            (&one["name"], &one["memory_limit"], &one["timeout"]),
+            (&json!("default"), &json!("512m"), &json!(30))
+        );
         assert!(site.get("/job-types/defalt").await.refused(404).contains("did you mean \"default\""));
 
         let build = send(site.request(Method::POST, "/job-types/default/build?version_tag=v1")).await.expect(200);
@@ -364,7 +379,12 @@ fn figures_are_true() {
         site.get("/readyz").await.expect(200);
         let metrics = site.get("/metrics").await;
         assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
-        for line in ["tako_vm_jobs{status=\"succeeded\"} 1", "tako_vm_jobs{status=\"failed\"} 1", "tako_vm_slots 4", "tako_vm_queue_jobs 0"] {
+        for line in [
+            "tako_vm_jobs{status=\"succeeded\"} 1",
+            "tako_vm_jobs{status=\"failed\"} 1",
+            "tako_vm_slots 4",
+            "tako_vm_queue_jobs 0",
+        ] {
             assert!(metrics.text().lines().any(|said| said == line), "{line}: {}", metrics.text());
         }
         for line in metrics.text().lines().filter(|line| !line.starts_with('#')) {
@@ -453,7 +473,11 @@ fn a_correlation_id_is_the_callers_if_it_can_be_kept() {
         assert_ne!(asked("with space").await, "with space");
         let long: &'static str = "x".repeat(129).leak();
         assert_ne!(asked(long).await, long);
-        let created = send(site.request(Method::POST, "/jobs?wait=20&view=full").header("x-correlation-id", "trace-1").json(&json!({"code": "print 1"})));
+        let created = send(
+            site.request(Method::POST, "/jobs?wait=20&view=full")
+                .header("x-correlation-id", "trace-1")
+                .json(&json!({"code": "print 1"})),
+        );
         assert_eq!(created.await.expect(200)["correlation_id"], "trace-1");
     });
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use tako_vm::clock::{Clock as _, SystemClock};
 
 use super::site::{Site, run, send};
 
@@ -100,7 +101,8 @@ fn events_come_as_they_happen_and_end_with_the_job() {
         assert_eq!(follow(&site, &path, Some("2")).await.rest().await, rest[1..]);
         assert_eq!(follow(&site, &path, Some("4")).await.rest().await, []);
         assert_eq!(site.get(&format!("{path}?after=3")).await.expect(200)["count"], 1);
-        let nonsense = site.request(Method::GET, &path).header("accept", "text/event-stream").header("last-event-id", "x");
+        let nonsense =
+            site.request(Method::GET, &path).header("accept", "text/event-stream").header("last-event-id", "x");
         send(nonsense).await.expect(400);
     });
 }
@@ -130,7 +132,7 @@ fn output_comes_while_it_is_written_and_resumes_where_the_client_left() {
 #[test]
 fn the_output_of_a_job_that_waits_comes_when_it_runs() {
     run(async |site| {
-        let soon = chrono::Utc::now() + chrono::TimeDelta::milliseconds(600);
+        let soon = SystemClock.now() + chrono::TimeDelta::milliseconds(600);
         let body = json!({"code": "print late", "not_before": soon.to_rfc3339()});
         let id = site.post("/jobs", &body).await.expect(202)["job_id"].as_str().unwrap().to_owned();
         let progress = site.get(&format!("/jobs/{id}/result")).await.expect(200);
@@ -146,11 +148,13 @@ fn the_log_is_read_in_order_and_by_type() {
     run(async |site| {
         let ids = [site.ended("print 1").await, site.ended("exit 1").await];
         let page = site.get("/events?limit=1000").await.expect(200);
-        let positions: Vec<_> = page["items"].as_array().unwrap().iter().map(|item| item["position"].as_i64().unwrap()).collect();
+        let positions: Vec<_> =
+            page["items"].as_array().unwrap().iter().map(|item| item["position"].as_i64().unwrap()).collect();
         assert_eq!(positions, (1..=positions.len() as i64).collect::<Vec<_>>());
         assert_eq!(page["next_after"], json!(positions.len()));
         let of_type = site.get("/events?type=JobSubmitted,ExecutionFailed").await.expect(200);
-        let of_type: Vec<_> = of_type["items"].as_array().unwrap().iter().map(|item| (&item["type"], &item["stream_id"])).collect();
+        let of_type: Vec<_> =
+            of_type["items"].as_array().unwrap().iter().map(|item| (&item["type"], &item["stream_id"])).collect();
         let [one, two] = ids.map(|id| json!(id));
         let (submitted, failed) = (json!("JobSubmitted"), json!("ExecutionFailed"));
         assert_eq!(of_type, [(&submitted, &one), (&submitted, &two), (&failed, &two)]);
@@ -171,7 +175,7 @@ fn the_log_is_read_in_order_and_by_type() {
 fn a_stopping_server_lets_go_of_those_who_wait() {
     let began = std::time::Instant::now();
     run(async |site| {
-        let soon = chrono::Utc::now() + chrono::TimeDelta::hours(1);
+        let soon = SystemClock.now() + chrono::TimeDelta::hours(1);
         let body = json!({"code": "print late", "not_before": soon.to_rfc3339()});
         let id = site.post("/jobs", &body).await.expect(202)["job_id"].as_str().unwrap().to_owned();
         let reader = follow(&site, &format!("/jobs/{id}/events"), None).await;

@@ -46,7 +46,10 @@ fn a_key_with_another_payload_is_a_conflict_that_names_the_first() {
             }
         }
         let again = site.post("/execute/async", &json!({"idempotency_key": "k", "code": "print 1"})).await.expect(200);
-        assert_eq!((&again["job_id"], &again["status"], &again["repeated"]), (&json!(first), &json!("succeeded"), &json!(true)));
+        assert_eq!(
+            (&again["job_id"], &again["status"], &again["repeated"]),
+            (&json!(first), &json!("succeeded"), &json!(true))
+        );
         let result = site.post("/execute", &json!({"code": "print 1", "idempotency_key": "k"})).await.expect(200);
         assert_eq!((&result["execution_id"], &result["stdout"]), (&json!(first), &json!("1\n")));
         assert_eq!(site.get("/executions").await.expect(200)["count"], 1);
@@ -62,7 +65,8 @@ fn fifty_clients_with_two_payloads_agree_on_one() {
             async move { (site.post("/execute/async", &body).await, number % 2) }
         }))
         .await;
-        let accepted: BTreeSet<_> = answers.iter().filter(|(answer, _)| answer.status == 200).map(|(_, which)| which).collect();
+        let accepted: BTreeSet<_> =
+            answers.iter().filter(|(answer, _)| answer.status == 200).map(|(_, which)| which).collect();
         assert_eq!(accepted.len(), 1);
         let refused = answers.iter().filter(|(answer, _)| answer.status == 409).count();
         assert_eq!(refused, 25);
