@@ -6,6 +6,8 @@
 //! grown by then. A lifecycle is what a warm sandbox makes: submitted; dequeued and started;
 //! succeeded. It is appended with its record, queue row and blobs, and claimed in between.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench that panics says where")]
+
 #[path = "../tests/it/db.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 mod db;
@@ -44,6 +46,11 @@ async fn main() {
         drain(&db, node).await;
     }
     breakdown(&db).await;
+    let rebuilt = db.store.rebuild_projections().await.unwrap();
+    println!("rebuild: {:.0} events/s", rebuilt.events as f64 / rebuilt.took.as_secs_f64());
+    let start = Instant::now();
+    let verified = db.store.verify_chains().await.unwrap();
+    println!("verify: {:.0} events/s", verified.events as f64 / start.elapsed().as_secs_f64());
 }
 
 fn row(name: &str, count: f64, events: f64, seconds: f64, wal: i64) {

@@ -80,7 +80,7 @@ impl Appender {
             .unzip();
         let store = self.store.clone();
         let statement = self.io.spawn(async move { store.append_batch(appends).await });
-        let flushed = async move { statement.await }.into_actor(self).map(move |results, appender, context| {
+        let flushed = statement.into_actor(self).map(move |results, appender, context| {
             appender.in_flight = false;
             match results {
                 Ok(results) => appender.answer(told, results),

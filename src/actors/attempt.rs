@@ -47,7 +47,7 @@ enum Stuck {
     /// The attempt failed by the service's fault.
     Failed { error: Failure, retryable: bool },
     /// It ended before any code ran.
-    Ended(Ending),
+    Ended(Box<Ending>),
     /// A replay's image cannot be had.
     ReplayRefused { reason: String },
 }
@@ -55,6 +55,12 @@ enum Stuck {
 impl From<ledger::Error> for Stuck {
     fn from(error: ledger::Error) -> Self {
         Self::Gone(error)
+    }
+}
+
+impl Stuck {
+    fn ended(ending: Ending) -> Self {
+        Self::Ended(Box::new(ending))
     }
 }
 
@@ -131,7 +137,7 @@ impl Attempt<'_> {
         }
         match stuck {
             Stuck::Gone(error) => Err(error),
-            Stuck::Ended(ending) => self.finish(tracked, ending, Vec::new()).await,
+            Stuck::Ended(ending) => self.finish(tracked, *ending, Vec::new()).await,
             Stuck::Failed { error, retryable } => {
                 let retry = if retryable { self.retry_time(&tracked) } else { Retry::Never };
                 self.commit(tracked, vec![Command::FailAttempt { lease, error, retry }]).await
@@ -170,15 +176,15 @@ impl Attempt<'_> {
             if let Some(sandbox) = warm {
                 sandbox.destroy().await;
             }
-            return Err(Stuck::Ended(cancelled()));
+            return Err(Stuck::ended(cancelled()));
         }
         if let Some(sandbox) = warm {
             return Ok((sandbox, bytes));
         }
         let sandbox = tokio::select! {
             started = self.bench.pool.start(&spec) => started.map_err(|error| stuck_starting(error, &spec))?,
-            () = self.stop.cancel.cancelled() => return Err(Stuck::Ended(cancelled())),
-            () = self.stop.release.cancelled() => return Err(Stuck::Ended(cancelled())),
+            () = self.stop.cancel.cancelled() => return Err(Stuck::ended(cancelled())),
+            () = self.stop.release.cancelled() => return Err(Stuck::ended(cancelled())),
         };
         let start = self.start_command(&spec, sandbox.as_ref(), Warmth::Cold);
         match self.commit(tracked.clone(), vec![start]).await {
@@ -190,7 +196,7 @@ impl Attempt<'_> {
         }
         if self.is_cancelled(tracked) {
             sandbox.destroy().await;
-            return Err(Stuck::Ended(cancelled()));
+            return Err(Stuck::ended(cancelled()));
         }
         Ok((sandbox, bytes))
     }
@@ -233,7 +239,7 @@ impl Attempt<'_> {
         };
         let (ran, ()) = tokio::join!(sandbox.run(job, chunks, end.clone()), watch);
         if self.stop.release.is_cancelled() {
-            return Err(Stuck::Ended(cancelled()));
+            return Err(Stuck::ended(cancelled()));
         }
         let ran = ran.map_err(|error| stuck_running(error, submitted))?;
         let Observation { observed, blobs } = Observation::of(&ran, startup, self.began.elapsed());
@@ -364,7 +370,7 @@ impl Attempt<'_> {
 /// What an engine's error means before the code ran.
 fn stuck_starting(error: engine::Error, spec: &SandboxSpec) -> Stuck {
     match error {
-        engine::Error::Startup(fault) if fault.kind == FaultKind::StartupTimeout => Stuck::Ended(Ending::TimedOut {
+        engine::Error::Startup(fault) if fault.kind == FaultKind::StartupTimeout => Stuck::ended(Ending::TimedOut {
             phase: Phase::Startup,
             limit_ms: spec.startup_timeout.as_millis() as u64,
             observed: None,
@@ -380,12 +386,12 @@ fn stuck_starting(error: engine::Error, spec: &SandboxSpec) -> Stuck {
 /// What an engine's error means once the code ran.
 fn stuck_running(error: engine::Error, submitted: &JobSubmitted) -> Stuck {
     match error {
-        engine::Error::Lost { oom_killed: true, .. } => Stuck::Ended(Ending::OutOfMemory {
+        engine::Error::Lost { oom_killed: true, .. } => Stuck::ended(Ending::OutOfMemory {
             limit_bytes: submitted.limits.memory_bytes,
             peak_bytes: submitted.limits.memory_bytes,
             observed: None,
         }),
-        engine::Error::Unresponsive(_) => Stuck::Ended(Ending::TimedOut {
+        engine::Error::Unresponsive(_) => Stuck::ended(Ending::TimedOut {
             phase: Phase::Execution,
             limit_ms: submitted.limits.timeout_ms,
             observed: None,

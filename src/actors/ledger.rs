@@ -206,7 +206,7 @@ impl Ledger {
 
     async fn append(&self, append: store::Append) -> Result<Outcome, Error> {
         match self.appender.send(Append(append)).await {
-            Ok(answer) => answer.map_err(Error::from),
+            Ok(answer) => answer,
             Err(actix::MailboxError::Closed) => Err(Error::Stopped),
             Err(actix::MailboxError::Timeout) => Err(Error::Overloaded),
         }

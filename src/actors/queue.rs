@@ -110,7 +110,7 @@ impl Queue {
         self.woken = false;
         let (store, node_id, wanted) = (self.store.clone(), self.node_id, self.free.len().min(self.claim_batch));
         let claim = self.io.spawn(async move { store.claim(node_id, wanted).await });
-        let claimed = async move { claim.await }.into_actor(self).map(move |result, queue, context| {
+        let claimed = claim.into_actor(self).map(move |result, queue, context| {
             queue.claiming = false;
             match result {
                 Ok(Ok(claims)) => queue.offer(claims, wanted, context),
@@ -209,7 +209,7 @@ impl Handler<LookForCancels> for Queue {
         }
         let (store, node_id) = (self.store.clone(), self.node_id);
         let look = self.io.spawn(async move { store.cancel_requested(node_id).await });
-        let seen = async move { look.await }.into_actor(self).map(|result, _, context| match result {
+        let seen = look.into_actor(self).map(|result, _, context| match result {
             Ok(Ok(cancelled)) => {
                 for execution_id in cancelled {
                     context.notify(CancelHere { execution_id });

@@ -46,7 +46,7 @@ impl Reaper {
         self.busy = true;
         let round = self.round.clone();
         let task = self.io.spawn(async move { round.beat().await });
-        let done = async move { task.await }.into_actor(self).map(|result, reaper, _| {
+        let done = task.into_actor(self).map(|result, reaper, _| {
             reaper.busy = false;
             match result {
                 Ok(Ok(())) => {}

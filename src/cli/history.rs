@@ -103,7 +103,12 @@ fn gist(event: &Event) -> String {
         }
         Event::ExecutionSucceeded(succeeded) => {
             let timing = &succeeded.observed.timing;
-            format!("{} ms of {} ms running, {} artifacts", timing.execution_ms, timing.total_ms, succeeded.observed.artifacts.len())
+            format!(
+                "{} ms of {} ms running, {} artifacts",
+                timing.execution_ms,
+                timing.total_ms,
+                succeeded.observed.artifacts.len()
+            )
         }
         Event::ExecutionFailed(failed) => format!("{}: {}", failed.error.error_type.as_str(), failed.error.message),
         Event::ExecutionTimedOut(timed_out) => format!("limit {} ms", timed_out.limit_ms),

@@ -113,7 +113,11 @@ impl World {
         let ends = events.iter().filter(|envelope| {
             matches!(
                 envelope.event.kind().as_str(),
-                "ExecutionSucceeded" | "ExecutionFailed" | "ExecutionTimedOut" | "ExecutionOutOfMemory" | "ExecutionCancelled"
+                "ExecutionSucceeded"
+                    | "ExecutionFailed"
+                    | "ExecutionTimedOut"
+                    | "ExecutionOutOfMemory"
+                    | "ExecutionCancelled"
             )
         });
         assert_eq!(ends.count(), 1, "{events:#?}");

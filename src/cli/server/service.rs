@@ -52,8 +52,7 @@ impl Service {
             let store = store.clone();
             io.spawn(async move { store.installation().await }).await??
         };
-        let labels =
-            SandboxLabels { installation, node_id: node_id.to_string(), execution_id: None, lease: None };
+        let labels = SandboxLabels { installation, node_id: node_id.to_string(), execution_id: None, lease: None };
         let pool = Pool::new(chosen.engine(), labels);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let node = Node::start(Parts {
@@ -81,7 +80,8 @@ impl Service {
             health: Arc::new(CachedProbe::new(chosen, pool, io)),
             stopping: stopping.clone(),
         };
-        let server = api::serve(actix_web::web::Data::new(app), listener, config.server.http_workers as usize).context("cannot answer HTTP")?;
+        let server = api::serve(actix_web::web::Data::new(app), listener, config.server.http_workers as usize)
+            .context("cannot answer HTTP")?;
         let api = server.handle();
         actix::spawn(server);
         Ok(Self { node, api, stopping, address })

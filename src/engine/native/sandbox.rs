@@ -77,6 +77,10 @@ impl Sandbox for NativeSandbox {
         self.startup
     }
 
+    fn is_waiting(&mut self) -> bool {
+        self.session.is_waiting()
+    }
+
     async fn run(
         self: Box<Self>,
         job: Job,
