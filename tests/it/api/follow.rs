@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use tako_vm::clock::{Clock as _, SystemClock};
 
 use super::site::{Site, run, send};
 
@@ -131,7 +132,7 @@ fn output_comes_while_it_is_written_and_resumes_where_the_client_left() {
 #[test]
 fn the_output_of_a_job_that_waits_comes_when_it_runs() {
     run(async |site| {
-        let soon = chrono::Utc::now() + chrono::TimeDelta::milliseconds(600);
+        let soon = SystemClock.now() + chrono::TimeDelta::milliseconds(600);
         let body = json!({"code": "print late", "not_before": soon.to_rfc3339()});
         let id = site.post("/jobs", &body).await.expect(202)["job_id"].as_str().unwrap().to_owned();
         let progress = site.get(&format!("/jobs/{id}/result")).await.expect(200);
@@ -174,7 +175,7 @@ fn the_log_is_read_in_order_and_by_type() {
 fn a_stopping_server_lets_go_of_those_who_wait() {
     let began = std::time::Instant::now();
     run(async |site| {
-        let soon = chrono::Utc::now() + chrono::TimeDelta::hours(1);
+        let soon = SystemClock.now() + chrono::TimeDelta::hours(1);
         let body = json!({"code": "print late", "not_before": soon.to_rfc3339()});
         let id = site.post("/jobs", &body).await.expect(202)["job_id"].as_str().unwrap().to_owned();
         let reader = follow(&site, &format!("/jobs/{id}/events"), None).await;
