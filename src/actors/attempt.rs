@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::builder::{Builder, Prepare, Unprepared};
-use super::ledger::{self, Enclosed, Ledger, Tracked};
+use super::ledger::{self, Enclosed, Ledger, Patience, Tracked};
 use super::live_output::LiveOutput;
 use super::observation::Observation;
 use super::replay;
@@ -76,7 +76,7 @@ impl Bench {
     /// expiry through whoever finds it.
     pub async fn work(&self, slot: u32, claim: store::Claim, stop: Stop) {
         let execution_id = claim.execution_id;
-        let tracked = match self.load_surely(execution_id).await {
+        let tracked = match self.ledger.load_surely(execution_id).await {
             Ok(Some(tracked)) => tracked,
             Ok(None) => {
                 tracing::error!(%execution_id, "a queued job has no record");
@@ -100,15 +100,6 @@ impl Bench {
                     tracing::warn!(error = %error, %execution_id, lease = claim.lease, "a job went to another claimant");
                 }
                 error => tracing::error!(error = %error, %execution_id, "an attempt could not be recorded"),
-            }
-        }
-    }
-
-    async fn load_surely(&self, execution_id: Uuid) -> Result<Option<Tracked>, ledger::Error> {
-        loop {
-            match self.ledger.load(execution_id).await {
-                Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(200)).await,
-                answer => return answer,
             }
         }
     }
@@ -275,7 +266,7 @@ impl Attempt<'_> {
         let mut commands = vec![Command::Finish { lease, ending: Box::new(ending.clone()) }];
         if let Some(parent) = &tracked.record.submitted.parent
             && parent.relationship == Relationship::Replay
-            && let Some(original) = self.bench.load_surely(parent.execution_id).await?
+            && let Some(original) = self.bench.ledger.load_surely(parent.execution_id).await?
         {
             let verdict = replay::compare(&original.record, &ending);
             commands.push(Command::RecordReplayVerdict(ReplayVerdictRecorded {
@@ -284,7 +275,7 @@ impl Attempt<'_> {
             }));
         }
         let enclosed = Enclosed { lease: Some(lease), blobs: small };
-        self.bench.ledger.commit_surely(tracked, commands, &self.correlation_id, enclosed).await
+        self.bench.ledger.commit_with(tracked, commands, &self.correlation_id, enclosed, Patience::UntilAnswered).await
     }
 
     async fn release(&self, tracked: Tracked) -> Result<Tracked, ledger::Error> {
@@ -294,7 +285,7 @@ impl Attempt<'_> {
 
     async fn commit(&self, tracked: Tracked, commands: Vec<Command>) -> Result<Tracked, ledger::Error> {
         let enclosed = Enclosed { lease: Some(self.claim.lease), blobs: Vec::new() };
-        self.bench.ledger.commit_surely(tracked, commands, &self.correlation_id, enclosed).await
+        self.bench.ledger.commit_with(tracked, commands, &self.correlation_id, enclosed, Patience::UntilAnswered).await
     }
 
     async fn prepare(&self, submitted: &JobSubmitted) -> Result<SandboxSpec, Stuck> {

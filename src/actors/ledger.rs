@@ -33,6 +33,34 @@ pub struct Enclosed {
     pub blobs: Vec<store::Blob>,
 }
 
+/// What to do when the database does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Say so.
+    Once,
+    /// Try until it has answered. For what must not be lost, like the end of a job that ran.
+    UntilAnswered,
+}
+
+impl Patience {
+    async fn of<T, F>(self, execution_id: Uuid, attempt: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut delay = Duration::from_millis(50);
+        loop {
+            match attempt().await {
+                Err(error) if self == Self::UntilAnswered && error.is_transient() => {
+                    tracing::warn!(error = %error, %execution_id, "a job waits for the database");
+                    tokio::time::sleep(delay.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+                    delay = (delay * 2).min(Duration::from_secs(2));
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
 /// Why nothing, or nothing more, was appended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -128,16 +156,17 @@ impl Ledger {
         commands: Vec<Command>,
         correlation_id: &str,
     ) -> Result<Tracked, Error> {
-        self.commit_with(tracked, commands, correlation_id, Enclosed::default()).await
+        self.commit_with(tracked, commands, correlation_id, Enclosed::default(), Patience::Once).await
     }
 
-    /// [`Ledger::commit`] with blobs, or guarded by a lease.
+    /// [`Ledger::commit`] with blobs, guarded by a lease, or not giving up.
     pub async fn commit_with(
         &self,
         mut tracked: Tracked,
         commands: Vec<Command>,
         correlation_id: &str,
         enclosed: Enclosed,
+        patience: Patience,
     ) -> Result<Tracked, Error> {
         let execution_id = tracked.record.execution_id;
         for _ in 0..MAX_CONFLICTS {
@@ -149,13 +178,16 @@ impl Ledger {
                 return Ok(tracked);
             }
             let (append, record) = draft.finish(enclosed.clone())?;
-            match self.append(append).await? {
+            // Repeated as it is: its event ids make a repetition of what was already durable harmless.
+            let outcome = patience.of(execution_id, || self.append(append.clone())).await?;
+            match outcome {
                 Outcome::Appended(appended) | Outcome::Duplicate(appended) => {
                     return Ok(Tracked { record, head_hash: appended.head_hash });
                 }
                 Outcome::LeaseLost { .. } => return Err(Error::LeaseLost),
                 Outcome::VersionConflict { .. } => {
-                    tracked = self.load(execution_id).await?.ok_or(Rejection::Unknown)?;
+                    let loaded = patience.of(execution_id, || self.load(execution_id)).await?;
+                    tracked = loaded.ok_or(Rejection::Unknown)?;
                 }
                 Outcome::IdempotencyTaken { execution_id, fingerprint } => {
                     return Err(Error::IdempotencyTaken { execution_id, fingerprint });
@@ -165,27 +197,9 @@ impl Ledger {
         Err(Error::Overloaded)
     }
 
-    /// Appends until the database has answered; gives up only when the answer is no or the
-    /// node stops. For what must not be lost, like the end of a job that ran.
-    pub async fn commit_surely(
-        &self,
-        tracked: Tracked,
-        commands: Vec<Command>,
-        correlation_id: &str,
-        enclosed: Enclosed,
-    ) -> Result<Tracked, Error> {
-        let mut delay = Duration::from_millis(50);
-        loop {
-            let attempt = self.commit_with(tracked.clone(), commands.clone(), correlation_id, enclosed.clone());
-            match attempt.await {
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(error = %error, execution_id = %tracked.record.execution_id, "an append waits for the database");
-                    tokio::time::sleep(delay.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-                    delay = (delay * 2).min(Duration::from_secs(2));
-                }
-                answer => return answer,
-            }
-        }
+    /// [`Ledger::load`], waiting for a database that does not answer.
+    pub async fn load_surely(&self, execution_id: Uuid) -> Result<Option<Tracked>, Error> {
+        Patience::UntilAnswered.of(execution_id, || self.load(execution_id)).await
     }
 
     fn decide_into(&self, draft: &mut Draft, command: Command, correlation_id: &str) -> Result<(), Error> {

@@ -9,6 +9,7 @@ mod config;
 pub mod dev;
 mod history;
 mod lineage;
+mod projections;
 mod replay;
 mod rerun;
 pub mod server;
@@ -48,6 +49,7 @@ enum Command {
     Status(status::Args),
     History(history::Args),
     Lineage(lineage::Args),
+    Projections(projections::Args),
     Replay(replay::Args),
     Rerun(rerun::Args),
     Submit(submit::Args),
@@ -95,6 +97,7 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(args, &mut context),
         Command::History(args) => history::run(args, &mut context),
         Command::Lineage(args) => lineage::run(args, &mut context),
+        Command::Projections(args) => projections::run(args, &mut context),
         Command::Replay(args) => replay::run(args, &mut context),
         Command::Rerun(args) => rerun::run(args, &mut context),
         Command::Submit(args) => submit::run(args, &mut context),

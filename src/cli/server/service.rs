@@ -35,19 +35,19 @@ pub struct Stop {
 }
 
 impl Service {
-    /// Starts a node and answers requests. Call it inside an actix system; `io` must be a
+    /// Starts a node and answers requests. The store must speak for `node_id`. Call it inside an actix system; `io` must be a
     /// multi-thread runtime that outlives the service.
     ///
     /// # Errors
     /// What keeps the node from being registered or the server from listening.
     pub async fn start(
+        node_id: Uuid,
         config: Arc<Config>,
         store: store::Store,
         chosen: Chosen,
         io: runtime::Handle,
         listener: TcpListener,
     ) -> Result<Self> {
-        let node_id = Uuid::now_v7();
         let installation = {
             let store = store.clone();
             io.spawn(async move { store.installation().await }).await??

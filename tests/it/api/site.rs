@@ -52,8 +52,16 @@ pub fn run_with(change: impl FnOnce(&mut Config), test: impl AsyncFnOnce(Site)) 
         let db = io().spawn(db::fresh()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let engine = Chosen::Scripted(Arc::new(ScriptedEngine::default()));
-        let service =
-            Service::start(Arc::new(config), db.store.clone(), engine, io().handle().clone(), listener).await.unwrap();
+        let service = Service::start(
+            uuid::Uuid::now_v7(),
+            Arc::new(config),
+            db.store.clone(),
+            engine,
+            io().handle().clone(),
+            listener,
+        )
+        .await
+        .unwrap();
         let address = service.address();
         test(Site { address, client: reqwest::Client::new(), key: None }).await;
         service.stop(Stop { grace: Duration::from_secs(5) }).await;
