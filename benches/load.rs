@@ -5,6 +5,13 @@
 //! `python3 -c` loop, and the raw Docker Engine API. Prints one table; a line is a claim, and
 //! its last column says against what.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a bench that panics says where"
+)]
+
 #[path = "../tests/it/db.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 mod db;

@@ -76,6 +76,7 @@ pub struct Claim {
 /// Where an execution is in its life; each state carries what is known in it and no more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one per record, and a box would be in every pattern")]
 pub enum JobState {
     Queued {
         /// Not to be started before.

@@ -1,6 +1,7 @@
 //! The integration tests: one program, a module per subject.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
+#![allow(clippy::disallowed_methods, reason = "a test may look at the real clock")]
 
 mod api;
 mod cli;
