@@ -184,8 +184,7 @@ pub async fn result(
         return Ok(HttpResponse::Ok().json(View::of(&record, extent, &blobs)));
     }
     if wait {
-        let detail = format!("the job is still {} after {} s; ask again", record.status(), timeout.as_secs_f64());
-        return Err(Problem::new(Kind::NotYet, detail).about(id));
+        return Err(not_yet(&app, &record, timeout));
     }
     let queue_position = queue_position(&app, &record).await?;
     Ok(HttpResponse::Ok().json(json!({
@@ -194,6 +193,19 @@ pub async fn result(
         "message": message(&record, queue_position),
         "queue_position": queue_position,
     })))
+}
+
+/// The wait is over and the job is not.
+fn not_yet(app: &App, record: &ExecutionRecord, waited: Duration) -> Problem {
+    let (id, status) = (record.execution_id, record.status());
+    let problem = if app.stopping.is_cancelled() {
+        Problem::unavailable(format!("the server is stopping; the job is {status} and not lost: ask again"))
+    } else {
+        let waited = waited.as_secs_f64();
+        let detail = format!("the job is still {status} after {waited} s and goes on; ask /jobs/{id}/result again");
+        Problem::new(Kind::NotYet, detail)
+    };
+    problem.about(id)
 }
 
 async fn queue_position(app: &App, record: &ExecutionRecord) -> Result<Option<u64>, Problem> {
@@ -314,12 +326,7 @@ pub async fn execute(
     let id = accepted.execution_id;
     let record = app.record_at_end(&caller, id, patience).await?;
     if !record.is_ended() {
-        let detail = format!(
-            "the job is still {} after {} s and goes on; its result will be at /jobs/{id}/result",
-            record.status(),
-            patience(&record).as_secs()
-        );
-        return Err(Problem::new(Kind::NotYet, detail).about(id));
+        return Err(not_yet(&app, &record, patience(&record)));
     }
     let blobs = app.blobs(view::shown_blobs(&record, Extent::Short)).await?;
     Ok(HttpResponse::Ok().json(Executed::of(&record, &blobs)))

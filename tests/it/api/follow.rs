@@ -7,7 +7,7 @@ use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use tako_vm::clock::{Clock as _, SystemClock};
 
-use super::site::{Site, run, send};
+use super::site::{Site, run, run_to_the_stop, send};
 
 #[derive(Debug, Clone, PartialEq)]
 struct Event {
@@ -173,20 +173,29 @@ fn the_log_is_read_in_order_and_by_type() {
 
 #[test]
 fn a_stopping_server_lets_go_of_those_who_wait() {
-    let began = std::time::Instant::now();
-    run(async |site| {
-        let soon = SystemClock.now() + chrono::TimeDelta::hours(1);
-        let body = json!({"code": "print late", "not_before": soon.to_rfc3339()});
+    let started = async |site: Site| {
+        let later = SystemClock.now() + chrono::TimeDelta::hours(1);
+        let body = json!({"code": "print late", "not_before": later.to_rfc3339()});
         let id = site.post("/jobs", &body).await.expect(202)["job_id"].as_str().unwrap().to_owned();
-        let reader = follow(&site, &format!("/jobs/{id}/events"), None).await;
-        actix::spawn(async move {
-            reader.rest().await;
+        let mut reader = follow(&site, &format!("/jobs/{id}/events"), None).await;
+        assert_eq!(reader.next().await.unwrap().event, "JobSubmitted");
+        let clients = ["/jobs?wait=300", "/execute"].map(|path| {
+            let request = site.request(Method::POST, path).json(&body);
+            actix::spawn(async move { send(request).await })
         });
-        let waiting = site.with_key("");
-        actix::spawn(async move {
-            waiting.get(&format!("/jobs/{id}/result?wait=true&timeout=300")).await.expect(408);
-        });
-        site.get("/livez").await.expect(200);
-    });
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+        // Each client's job is there, so the client waits or is about to.
+        while site.get("/executions").await.expect(200)["count"] != 3 {}
+        (reader, clients)
+    };
+    run_to_the_stop(
+        |_| {},
+        started,
+        async |(reader, clients)| {
+            let limit = Duration::from_secs(10);
+            assert_eq!(tokio::time::timeout(limit, reader.rest()).await.unwrap(), []);
+            let [submit, execute] = clients.map(|client| tokio::time::timeout(limit, client));
+            submit.await.unwrap().unwrap().expect(202);
+            assert!(execute.await.unwrap().unwrap().refused(503).contains("not lost"));
+        },
+    );
 }

@@ -42,6 +42,15 @@ pub fn run(test: impl AsyncFnOnce(Site)) {
 
 /// Runs a test against a server with a configuration of its own.
 pub fn run_with(change: impl FnOnce(&mut Config), test: impl AsyncFnOnce(Site)) {
+    run_to_the_stop(change, test, async |()| {});
+}
+
+/// The same, with a look at what the test left, after the server has stopped.
+pub fn run_to_the_stop<T>(
+    change: impl FnOnce(&mut Config),
+    test: impl AsyncFnOnce(Site) -> T,
+    after: impl AsyncFnOnce(T),
+) {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
     config.queue.poll_interval = Duration::from_millis(200);
@@ -63,8 +72,9 @@ pub fn run_with(change: impl FnOnce(&mut Config), test: impl AsyncFnOnce(Site)) 
         .await
         .unwrap();
         let address = service.address();
-        test(Site { address, client: reqwest::Client::new(), key: None }).await;
+        let left = test(Site { address, client: reqwest::Client::new(), key: None }).await;
         service.stop(Stop { grace: Duration::from_secs(5) }).await;
+        after(left).await;
         // The cluster has so many connections for all tests together.
         io().spawn(async move {
             db.store.close().await;
