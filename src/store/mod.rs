@@ -23,12 +23,13 @@ mod listener;
 mod nodes;
 mod queue;
 mod row;
+mod upcast;
 
 pub use append::{
     Append, Appended, Blob, DeadLetterChange, DeadLetterRow, Idempotency, NewEvent, Outcome, QueueChange, RecordRow,
     StreamKind,
 };
-pub use codec::new_events;
+pub use codec::{Unreadable, event_of, new_events};
 pub use database::{Options, Store, migrate};
 pub use dead_letters::DeadLetterFilter;
 pub use error::Error;
