@@ -27,6 +27,8 @@ pub enum Rejection {
     LeaseLost { lease: i64 },
     #[error("execution is not queued")]
     NotQueued,
+    #[error("execution has not started yet")]
+    NotStarted,
     #[error("execution has not ended yet")]
     NotEnded,
     #[error("execution is not waiting in the dead letter queue")]
@@ -61,6 +63,9 @@ fn decide_for(record: &ExecutionRecord, command: Command) -> Result<Vec<Event>, 
         }
         Command::Finish { lease, ending } => {
             held(record, lease)?;
+            if matches!((&record.state, &*ending), (JobState::Dequeued { .. }, Ending::Succeeded { .. })) {
+                return Err(Rejection::NotStarted);
+            }
             Ok(end(record, *ending))
         }
         Command::FailAttempt { lease, error, retry } => {
