@@ -59,6 +59,10 @@ fn decide_for(record: &ExecutionRecord, command: Command) -> Result<Vec<Event>, 
             if claim.lease != lease {
                 return Err(Rejection::LeaseLost { lease });
             }
+            // The sandbox came too late: nothing may run that somebody has cancelled.
+            if record.cancel_requested.is_some() {
+                return Ok(vec![cancelled(record, None)]);
+            }
             Ok(vec![ExecutionStarted { sandbox }.into()])
         }
         Command::Finish { lease, ending } => {
