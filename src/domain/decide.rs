@@ -147,7 +147,9 @@ fn fail_attempt(record: &ExecutionRecord, error: Failure, retry: Retry) -> Vec<E
         return vec![cancelled(record, None)];
     }
     match retry {
-        Retry::At { not_before, delay_ms } if record.attempt < record.submitted.max_attempts => {
+        Retry::At { not_before, delay_ms }
+            if error.error_type.is_infrastructure() && record.attempt < record.submitted.max_attempts =>
+        {
             let attempt = record.attempt;
             vec![RetryScheduled { attempt, delay_ms, not_before, cause: error }.into()]
         }
