@@ -37,3 +37,6 @@ pub use job::{
 pub use json_text::{JsonObject, JsonTextError, MAX_DEPTH};
 pub use retry::RetryPolicy;
 pub use scrub::scrub;
+
+#[cfg(test)]
+mod tests;
