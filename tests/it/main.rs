@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
 
+mod architecture;
 mod catalog;
 mod cli;
 mod db;
