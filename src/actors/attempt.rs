@@ -122,6 +122,10 @@ impl Attempt<'_> {
             },
             Err(stuck) => stuck,
         };
+        // A cancel that came before the start ended it with that very append.
+        if tracked.record.is_ended() {
+            return Ok(tracked);
+        }
         let lease = self.claim.lease;
         if self.stop.release.is_cancelled() && !matches!(stuck, Stuck::Gone(_)) {
             return self.release(tracked).await;

@@ -124,7 +124,7 @@ impl Refusal {
                 Rejection::AlreadyEnded(status) => Self::AlreadyEnded { execution_id, status },
                 Rejection::NotEnded => Self::NotEnded(execution_id),
                 Rejection::NotADeadLetter => Self::NotADeadLetter(execution_id),
-                Rejection::AlreadyExists | Rejection::LeaseLost { .. } | Rejection::NotQueued => {
+                Rejection::AlreadyExists | Rejection::LeaseLost { .. } | Rejection::NotQueued | Rejection::NotStarted => {
                     Self::internal(&rejection)
                 }
             },

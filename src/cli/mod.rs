@@ -7,6 +7,7 @@
 mod client;
 mod config;
 pub mod dev;
+mod events;
 mod history;
 mod lineage;
 mod projections;
@@ -44,6 +45,7 @@ struct Cli {
 enum Command {
     Config(config::Args),
     Dev(dev::Args),
+    Events(events::Args),
     Server(server::Args),
     Setup(setup::Args),
     Status(status::Args),
@@ -92,6 +94,7 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Config(args) => config::run(args, &mut context),
         Command::Dev(args) => dev::run(args, &mut context),
+        Command::Events(args) => events::run(args, &mut context),
         Command::Server(args) => server::run(args, &mut context),
         Command::Setup(args) => setup::run(args, &mut context),
         Command::Status(args) => status::run(args, &mut context),

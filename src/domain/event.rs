@@ -103,13 +103,6 @@ events! {
     NodeStopped,
 }
 
-impl EventKind {
-    /// The schema version that is written today.
-    pub fn schema_version(self) -> i16 {
-        1
-    }
-}
-
 /// A job was accepted. The first event of an execution's stream, and complete: with the blobs
 /// it names, the job can be run again from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

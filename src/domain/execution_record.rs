@@ -269,6 +269,9 @@ impl ExecutionRecord {
         match &envelope.event {
             Event::JobDequeued(dequeued) => {
                 let JobState::Queued { .. } = self.state else { return None };
+                if self.attempt.checked_add(1) != Some(dequeued.attempt) {
+                    return None;
+                }
                 self.attempt = dequeued.attempt;
                 let claim = Claim { node_id: dequeued.node_id, slot: dequeued.slot, lease: dequeued.lease };
                 self.state = JobState::Dequeued { dequeued_at: at, claim };

@@ -26,13 +26,14 @@ mod queue;
 mod rebuild;
 mod row;
 mod streams;
+mod upcast;
 
 pub use append::{
     Append, Appended, Blob, DeadLetterChange, DeadLetterRow, Idempotency, NewEvent, Outcome, QueueChange, RecordRow,
     StreamKind,
 };
 pub use audit::Verified;
-pub use codec::new_events;
+pub use codec::{Unreadable, event_of, new_events};
 pub use database::{Options, Store, migrate};
 pub use dead_letters::DeadLetterFilter;
 pub use error::Error;

@@ -4,6 +4,8 @@
 #![allow(clippy::disallowed_methods, reason = "a test may look at the real clock")]
 
 mod api;
+mod architecture;
+mod catalog;
 mod cli;
 mod db;
 mod dev;
