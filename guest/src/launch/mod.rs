@@ -173,7 +173,9 @@ fn start(
     let prepared = match spare {
         Some(spare) if spare.spawn == spawn && spare.is_alive() => spare,
         other => {
-            other.map(Prepared::discard);
+            if let Some(unlike) = other {
+                unlike.discard();
+            }
             Prepared::new(mould, spawn, cgroup)?
         }
     };
