@@ -124,9 +124,10 @@ impl Refusal {
                 Rejection::AlreadyEnded(status) => Self::AlreadyEnded { execution_id, status },
                 Rejection::NotEnded => Self::NotEnded(execution_id),
                 Rejection::NotADeadLetter => Self::NotADeadLetter(execution_id),
-                Rejection::AlreadyExists | Rejection::LeaseLost { .. } | Rejection::NotQueued | Rejection::NotStarted => {
-                    Self::internal(&rejection)
-                }
+                Rejection::AlreadyExists
+                | Rejection::LeaseLost { .. }
+                | Rejection::NotQueued
+                | Rejection::NotStarted => Self::internal(&rejection),
             },
             ledger::Error::Overloaded | ledger::Error::Stopped => Self::unavailable(),
             ledger::Error::Store(error) => Self::from(error),
