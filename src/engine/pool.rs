@@ -330,3 +330,6 @@ fn key(spec: &SandboxSpec) -> String {
     let SandboxSpec { image, limits, environment, preload, startup_timeout: _, labels: _ } = spec;
     format!("{image:?} {limits:?} {environment:?} {preload:?}")
 }
+
+#[cfg(test)]
+mod tests;
