@@ -24,6 +24,14 @@ pub struct Tracked {
     pub head_hash: Digest,
 }
 
+/// A job that is about to get a stream.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    pub execution_id: Uuid,
+    pub submitted: JobSubmitted,
+    pub blobs: Vec<store::Blob>,
+}
+
 /// What goes into the log together with the events.
 #[derive(Debug, Clone, Default)]
 pub struct Enclosed {
@@ -120,14 +128,37 @@ impl Ledger {
         Ok(stored.map(|stored| Tracked { record: stored.record, head_hash: stored.head_hash }))
     }
 
-    /// Starts an execution's stream. Durable when it returns.
-    pub async fn create(
-        &self,
-        execution_id: Uuid,
-        submitted: JobSubmitted,
-        blobs: Vec<store::Blob>,
-        correlation_id: &str,
-    ) -> Result<Tracked, Error> {
+    /// Starts executions' streams in one transaction, each or not. Durable when it returns.
+    pub async fn create(&self, jobs: Vec<NewJob>, correlation_id: &str) -> Vec<Result<Tracked, Error>> {
+        let drafts: Vec<_> = jobs.into_iter().map(|job| self.draft(job, correlation_id)).collect();
+        let (mut appends, mut records) = (Vec::new(), Vec::new());
+        for draft in drafts {
+            records.push(draft.map(|(append, record)| {
+                appends.push(append);
+                record
+            }));
+        }
+        let mut outcomes = self.append_all(appends).await.into_iter();
+        records
+            .into_iter()
+            .map(|record| {
+                let record = record?;
+                match outcomes.next().unwrap_or(Err(Error::Overloaded))? {
+                    Outcome::Appended(appended) | Outcome::Duplicate(appended) => {
+                        Ok(Tracked { record, head_hash: appended.head_hash })
+                    }
+                    Outcome::IdempotencyTaken { execution_id, fingerprint } => {
+                        Err(Error::IdempotencyTaken { execution_id, fingerprint })
+                    }
+                    Outcome::VersionConflict { .. } => Err(Rejection::AlreadyExists.into()),
+                    Outcome::LeaseLost { .. } => Err(Error::LeaseLost),
+                }
+            })
+            .collect()
+    }
+
+    fn draft(&self, job: NewJob, correlation_id: &str) -> Result<(store::Append, ExecutionRecord), Error> {
+        let NewJob { execution_id, submitted, blobs } = job;
         let idempotency = submitted.idempotency.clone().map(|idempotency| store::Idempotency {
             tenant: submitted.tenant.clone(),
             key: idempotency.key,
@@ -137,16 +168,7 @@ impl Ledger {
         self.decide_into(&mut draft, Command::SubmitJob(Box::new(submitted)), correlation_id)?;
         let (mut append, record) = draft.finish(Enclosed { lease: None, blobs })?;
         append.idempotency = idempotency;
-        match self.append(append).await? {
-            Outcome::Appended(appended) | Outcome::Duplicate(appended) => {
-                Ok(Tracked { record, head_hash: appended.head_hash })
-            }
-            Outcome::IdempotencyTaken { execution_id, fingerprint } => {
-                Err(Error::IdempotencyTaken { execution_id, fingerprint })
-            }
-            Outcome::VersionConflict { .. } => Err(Rejection::AlreadyExists.into()),
-            Outcome::LeaseLost { .. } => Err(Error::LeaseLost),
-        }
+        Ok((append, record))
     }
 
     /// Carries out commands in order, as one append. Durable when it returns.
@@ -219,10 +241,16 @@ impl Ledger {
     }
 
     async fn append(&self, append: store::Append) -> Result<Outcome, Error> {
-        match self.appender.send(Append(append)).await {
-            Ok(answer) => answer,
-            Err(actix::MailboxError::Closed) => Err(Error::Stopped),
-            Err(actix::MailboxError::Timeout) => Err(Error::Overloaded),
+        self.append_all(vec![append]).await.pop().unwrap_or(Err(Error::Overloaded))
+    }
+
+    async fn append_all(&self, appends: Vec<store::Append>) -> Vec<Result<Outcome, Error>> {
+        let count = appends.len();
+        let refused = |error: fn() -> Error| (0..count).map(|_| Err(error())).collect();
+        match self.appender.send(Append(appends)).await {
+            Ok(answers) => answers,
+            Err(actix::MailboxError::Closed) => refused(|| Error::Stopped),
+            Err(actix::MailboxError::Timeout) => refused(|| Error::Overloaded),
         }
     }
 }

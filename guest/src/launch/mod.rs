@@ -173,8 +173,8 @@ fn start(
     let prepared = match spare {
         Some(spare) if spare.spawn == spawn && spare.is_alive() => spare,
         other => {
-            if let Some(prepared) = other {
-                prepared.discard();
+            if let Some(unlike) = other {
+                unlike.discard();
             }
             Prepared::new(mould, spawn, cgroup)?
         }

@@ -184,8 +184,8 @@ async fn a_server_with_a_running_job() {
     unreachable!("{outcome:?}");
 }
 
-#[test]
-fn a_killed_server_leaves_no_sandbox() {
+#[tokio::test]
+async fn a_killed_server_leaves_no_sandbox() {
     let runtime_dir = tempfile::tempdir().unwrap();
     let mut server = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "native::remains::a_server_with_a_running_job", "--ignored", "--nocapture"])
@@ -209,8 +209,9 @@ fn a_killed_server_leaves_no_sandbox() {
 
     // The next server clears away what this one could not.
     let config = NativeConfig { runtime_dir: Some(runtime_dir.path().to_owned()), ..NativeConfig::default() };
-    let _next = NativeEngine::new(config).unwrap();
+    let next = NativeEngine::new(config).unwrap();
     assert_eq!(cgroups(runtime_dir.path()), Vec::<PathBuf>::new());
+    next.shutdown().await;
 }
 
 #[tokio::test]
