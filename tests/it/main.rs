@@ -13,5 +13,6 @@ mod docker;
 mod guest;
 mod lifecycle;
 mod native;
+mod simulation;
 mod store;
 mod world;

@@ -105,6 +105,8 @@ fn written_backwards(value: &Value, text: &mut String) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
     #[test]
     fn neither_a_fold_nor_a_decision_panics(stream in wild_stream(), commands in vec(command(), 4)) {
         let _ = ExecutionRecord::fold(&stream);
