@@ -155,26 +155,26 @@ impl Attempt<'_> {
 
     /// From the claim to a sandbox in which the code may run, all of it in the log.
     async fn start(&self, tracked: &mut Tracked) -> Result<(Box<dyn Sandbox>, JobBytes), Stuck> {
+        let submitted = tracked.record.submitted.clone();
         let dequeue = Command::Dequeue { claim: self.claim.clone() };
-        let prepared = self.prepare(&tracked.record.submitted).await;
-        let warm = prepared.as_ref().ok().and_then(|spec| self.bench.pool.take(spec));
-        if let (Ok(spec), Some(sandbox)) = (&prepared, &warm) {
-            // The sandbox is there, so both facts are true at once and cost one append.
-            let start = self.start_command(spec, sandbox.as_ref(), Warmth::Warm);
-            *tracked = self.commit(tracked.clone(), vec![dequeue, start]).await?;
-        } else {
-            *tracked = self.commit(tracked.clone(), vec![dequeue]).await?;
-        }
-        let spec = prepared?;
-        let bytes = self.bytes(&tracked.record.submitted).await?;
-        if self.is_cancelled(tracked) {
-            if let Some(sandbox) = warm {
-                sandbox.destroy().await;
+        let spec = match self.prepare(&submitted).await {
+            Ok(spec) => spec,
+            Err(stuck) => {
+                *tracked = self.commit(tracked.clone(), vec![dequeue]).await?;
+                return Err(stuck);
             }
-            return Err(Stuck::ended(cancelled()));
+        };
+        if let Some(sandbox) = self.bench.pool.take(&spec) {
+            // The sandbox is there, so both facts are true at once and cost one append.
+            let start = self.start_command(&spec, sandbox.as_ref(), Warmth::Warm);
+            let committed = self.commit(tracked.clone(), vec![dequeue, start]);
+            let (committed, bytes) = tokio::join!(committed, self.bytes(&submitted));
+            return self.hand_over(tracked, sandbox, committed, bytes).await;
         }
-        if let Some(sandbox) = warm {
-            return Ok((sandbox, bytes));
+        let (committed, bytes) = tokio::join!(self.commit(tracked.clone(), vec![dequeue]), self.bytes(&submitted));
+        *tracked = committed?;
+        if self.is_cancelled(tracked) {
+            return Err(Stuck::ended(cancelled()));
         }
         let sandbox = tokio::select! {
             started = self.bench.pool.start(&spec) => started.map_err(|error| stuck_starting(error, &spec))?,
@@ -182,18 +182,32 @@ impl Attempt<'_> {
             () = self.stop.release.cancelled() => return Err(Stuck::ended(cancelled())),
         };
         let start = self.start_command(&spec, sandbox.as_ref(), Warmth::Cold);
-        match self.commit(tracked.clone(), vec![start]).await {
-            Ok(started) => *tracked = started,
-            Err(error) => {
+        let committed = self.commit(tracked.clone(), vec![start]).await;
+        self.hand_over(tracked, sandbox, committed, bytes).await
+    }
+
+    /// The sandbox and what runs in it, once the log says that it may; else its end.
+    async fn hand_over(
+        &self,
+        tracked: &mut Tracked,
+        sandbox: Box<dyn Sandbox>,
+        committed: Result<Tracked, ledger::Error>,
+        bytes: Result<JobBytes, Stuck>,
+    ) -> Result<(Box<dyn Sandbox>, JobBytes), Stuck> {
+        let ready = match committed {
+            Ok(committed) => {
+                *tracked = committed;
+                if self.is_cancelled(tracked) { Err(Stuck::ended(cancelled())) } else { bytes }
+            }
+            Err(error) => Err(error.into()),
+        };
+        match ready {
+            Ok(bytes) => Ok((sandbox, bytes)),
+            Err(stuck) => {
                 sandbox.destroy().await;
-                return Err(error.into());
+                Err(stuck)
             }
         }
-        if self.is_cancelled(tracked) {
-            sandbox.destroy().await;
-            return Err(Stuck::ended(cancelled()));
-        }
-        Ok((sandbox, bytes))
     }
 
     async fn execute(
