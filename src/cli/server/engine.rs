@@ -36,10 +36,10 @@ impl Chosen {
 pub async fn choose(config: &Config) -> Result<Chosen> {
     match config.engine {
         EngineChoice::Docker => Ok(docker(config).await?),
-        EngineChoice::Native => native(config),
+        EngineChoice::Native => native(config).await,
         EngineChoice::Auto => match docker(config).await {
             Ok(chosen) => Ok(chosen),
-            Err(no_docker) => match native(config) {
+            Err(no_docker) => match native(config).await {
                 Ok(chosen) => {
                     tracing::info!(reason = %no_docker, "no Docker Engine; jobs run on the native engine");
                     Ok(chosen)
@@ -68,7 +68,7 @@ async fn docker(config: &Config) -> Result<Chosen, engine::Error> {
     Ok(Chosen::Docker(Arc::new(engine)))
 }
 
-fn native(config: &Config) -> Result<Chosen> {
+async fn native(config: &Config) -> Result<Chosen> {
     if config.security_mode == SecurityMode::Strict {
         bail!("security_mode strict runs on gVisor alone, which is the docker engine with runsc");
     }
@@ -84,5 +84,9 @@ fn native(config: &Config) -> Result<Chosen> {
         runtime_dir: None,
         require_limits: false,
     };
+    // An engine that starts nothing is told at the start, not by the first job.
+    if let Err(reason) = NativeEngine::supported(own.clone()).await {
+        bail!("the native engine does not work here: {reason}");
+    }
     Ok(Chosen::Native(Arc::new(NativeEngine::new(own)?)))
 }
