@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
 
+#[path = "../attacks/mod.rs"]
+mod attacks;
 mod cli;
 mod db;
 mod dev;

@@ -1,0 +1,11 @@
+"""Reads the environment, memory and descriptors of PID 1."""
+import os
+
+from attempt import attempt
+
+for name in ("environ", "mem", "maps", "auxv", "syscall", "pagemap", "io", "stack"):
+    attempt(name, lambda: open(f"/proc/1/{name}", "rb").read(1))
+for name in ("fd", "fdinfo", "map_files", "ns"):
+    attempt(name, lambda: [os.readlink(f"/proc/1/{name}/{inner}") for inner in os.listdir(f"/proc/1/{name}")])
+for name in ("root", "cwd", "exe"):
+    attempt(name, lambda: os.readlink(f"/proc/1/{name}"))
