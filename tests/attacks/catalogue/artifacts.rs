@@ -35,7 +35,7 @@ pub fn cases() -> Vec<Case> {
             refused(seen, &["socket"], Refusal::NotARegularFile);
         }),
         case!("artifacts/device").must(Verdict::Succeeded, |seen| {
-            seen.all_refused(4);
+            seen.all_refused(8);
             assert_eq!(seen.artifact_names(), [""; 0]);
         }),
         // Everything of the job is dead when its files are read; whatever the last swap left,

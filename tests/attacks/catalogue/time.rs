@@ -1,5 +1,5 @@
 use super::case;
-use crate::attacks::case::{Case, Seen, Verdict, verdict_only};
+use crate::attacks::case::{Case, Seen, Verdict};
 
 /// Killed at its limit of a second, not long after.
 fn in_time(seen: &Seen) {
@@ -37,6 +37,9 @@ pub fn cases() -> Vec<Case> {
         }),
         case!("time/thread_flood")
             .tune(|_, job| job.execution_timeout = std::time::Duration::from_secs(3))
-            .must(Verdict::TimedOut, verdict_only),
+            .must(Verdict::TimedOut, |seen| {
+                let count = seen.number("threads");
+                assert!((8..=u64::from(seen.limits.pids)).contains(&count), "{count} threads");
+            }),
     ]
 }
