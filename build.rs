@@ -8,7 +8,7 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
-    for path in ["build.rs", "Cargo.lock", "Cargo.toml", "guest/Cargo.toml", "guest/src"] {
+    for path in ["build.rs", "Cargo.lock", "Cargo.toml", "guest/Cargo.toml", "guest/src", "migrations"] {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
     let target = variable("TARGET")?;

@@ -2,9 +2,17 @@
 //!
 //! Starts a PostgreSQL server of its own with its default durability (fsync and
 //! synchronous_commit on) and prints, from one run: events and lifecycles per second batched and
-//! single, the bytes of write-ahead log of a lifecycle, and the same again on the log that has
-//! grown by then. A lifecycle is what a warm sandbox makes: submitted; dequeued and started;
+//! single, the bytes of write-ahead log of a lifecycle, the same again on the log that has grown
+//! by then and beside a transaction that stays open, and how fast the log is rebuilt from and
+//! verified. A lifecycle is what a warm sandbox makes: submitted; dequeued and started;
 //! succeeded. It is appended with its record, queue row and blobs, and claimed in between.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a bench that panics says where"
+)]
 
 #[path = "../tests/it/db.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
@@ -43,7 +51,21 @@ async fn main() {
         row(&format!("submits in batches of {BATCH}{grown}"), wanted as f64, 1.0, seconds, wal);
         drain(&db, node).await;
     }
+    // Rows that are deleted while an older transaction stays open cannot be cleared away.
+    let mut open = db.admin.begin().await.unwrap();
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *open).await.unwrap();
+    sqlx::query("SELECT count(*) FROM queue").execute(&mut *open).await.unwrap();
+    for name in ["lifecycles beside an open transaction", "the same, later"] {
+        let (seconds, wal) = lifecycles(&db, node, wanted).await;
+        row(name, wanted as f64, 4.0, seconds, wal);
+    }
+    open.rollback().await.unwrap();
     breakdown(&db).await;
+    let rebuilt = db.store.rebuild_projections().await.unwrap();
+    println!("rebuild: {:.0} events/s", rebuilt.events as f64 / rebuilt.took.as_secs_f64());
+    let start = Instant::now();
+    let verified = db.store.verify_chains().await.unwrap();
+    println!("verify: {:.0} events/s", verified.events as f64 / start.elapsed().as_secs_f64());
 }
 
 fn row(name: &str, count: f64, events: f64, seconds: f64, wal: i64) {

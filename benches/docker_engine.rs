@@ -4,6 +4,13 @@
 //! create + start + wait + remove of `python3 -c`, our start + run, the hand-off to a
 //! sandbox started before, and jobs per second of both at 1, 2 and 4 in flight.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a bench that panics says where"
+)]
+
 #[path = "support/raw_engine_api.rs"]
 mod raw_engine_api;
 

@@ -5,6 +5,13 @@
 //! `python3 -c` loop, and the raw Docker Engine API. Prints one table; a line is a claim, and
 //! its last column says against what.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a bench that panics says where"
+)]
+
 #[path = "../tests/it/db.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 mod db;
@@ -121,8 +128,11 @@ impl Figures {
     }
 }
 
+/// The interpreter of the native engine; the first on `PATH` may be a script that looks for one.
+const PYTHON: &str = "/usr/bin/python3";
+
 async fn bare_python() -> Result<()> {
-    let output = Command::new("python3").args(["-c", "print(1)"]).output().await?;
+    let output = Command::new(PYTHON).args(["-c", "print(1)"]).output().await?;
     ensure!(output.stdout == b"1\n", "{output:?}");
     Ok(())
 }
@@ -172,7 +182,8 @@ async fn service_figures(
     alone.print(&format!("POST /execute print(1+1), {name}, one at a time"), &format!("{ratio:.2} × {against}"));
     let loaded = Figures::of(IN_FLIGHT, step, execute(world)).await?;
     let ratio = loaded.per_second / many.per_second;
-    loaded.print(&format!("POST /execute print(1+1), {name}, {IN_FLIGHT} in flight"), &format!("{ratio:.2} × {against}"));
+    loaded
+        .print(&format!("POST /execute print(1+1), {name}, {IN_FLIGHT} in flight"), &format!("{ratio:.2} × {against}"));
     let (_, stats) = world.get("/pool/stats").await;
     println!("  pool: {}", stats["warm_pool"]);
     Ok(loaded)
@@ -196,7 +207,9 @@ async fn scripted_figures(world: &World, step: Duration) -> Result<()> {
             }
         }
     };
-    Figures::of(64, step / 2, single).await?.print("POST /jobs, scripted, 64 in flight (jobs run meanwhile)", "bar 3,000/s");
+    Figures::of(64, step / 2, single)
+        .await?
+        .print("POST /jobs, scripted, 64 in flight (jobs run meanwhile)", "bar 3,000/s");
     settle(world).await?;
 
     let accepted = Arc::new(AtomicUsize::new(0));
@@ -221,10 +234,16 @@ async fn scripted_figures(world: &World, step: Duration) -> Result<()> {
         client??;
     }
     let submitted = accepted.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
-    println!("{:<58} {:>9} {:>9} {submitted:>9.1}   bar 20,000/s", "POST /jobs/batch of 250, scripted, 4 in flight", "", "");
+    println!(
+        "{:<58} {:>9} {:>9} {submitted:>9.1}   bar 20,000/s",
+        "POST /jobs/batch of 250, scripted, 4 in flight", "", ""
+    );
     settle(world).await?;
     let lifecycles = accepted.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
-    println!("{:<58} {:>9} {:>9} {lifecycles:>9.1}   bar 8,000/s", "durable lifecycles of these, to the last end", "", "");
+    println!(
+        "{:<58} {:>9} {:>9} {lifecycles:>9.1}   bar 8,000/s",
+        "durable lifecycles of these, to the last end", "", ""
+    );
     Ok(())
 }
 

@@ -50,3 +50,7 @@ CREATE TRIGGER events_are_append_only
 
 -- Fires for replication roles too.
 ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_append_only;
+
+-- Whoever appends, or must see the log stand still, holds this until the transaction ends.
+CREATE FUNCTION lock_log() RETURNS void
+LANGUAGE sql AS $$ SELECT pg_advisory_xact_lock(8386102107227058023) $$;

@@ -145,7 +145,7 @@ CREATE FUNCTION release_claim(p_execution_id uuid, p_lease bigint) RETURNS boole
 LANGUAGE plpgsql AS $$
 BEGIN
     -- As in an append: the new seq must be above what any claim may have skipped.
-    PERFORM pg_advisory_xact_lock(8386102107227058023);
+    PERFORM lock_log();
     UPDATE queue q
        SET seq = 1 + (SELECT coalesce(max(e.position), 0) FROM events e),
            lease = NULL, claimed_at = NULL, node_id = NULL

@@ -61,7 +61,7 @@ DECLARE
 BEGIN
     -- Held until the commit is visible, so that positions become visible in their order. The
     -- statements below take their snapshots after it.
-    PERFORM pg_advisory_xact_lock(8386102107227058023);
+    PERFORM lock_log();
 
     FOR v_wave IN 0..(SELECT max(w) FROM unnest(i_wave) AS w) LOOP
         SELECT coalesce(max(e.position), 0) INTO v_base FROM events e;

@@ -21,9 +21,16 @@ BEGIN
            TO tako_vm_app;
         GRANT USAGE ON SEQUENCE queue_lease TO tako_vm_app;
         GRANT SELECT ON _sqlx_migrations TO tako_vm_app;
-        IF NOT pg_has_role(current_user, 'tako_vm_app', 'MEMBER') THEN
-            EXECUTE format('GRANT tako_vm_app TO %I', current_user);
-        END IF;
+    END IF;
+END
+$$;
+
+-- Apart from the grants above, which must stand even when this may not be done now.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'tako_vm_app')
+       AND NOT pg_has_role(current_user, 'tako_vm_app', 'MEMBER') THEN
+        EXECUTE format('GRANT tako_vm_app TO %I', current_user);
     END IF;
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'role tako_vm_app was not granted to %', current_user;

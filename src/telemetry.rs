@@ -7,9 +7,13 @@ use tracing_subscriber::filter::ParseError;
 
 use crate::config::{Log, LogFormat};
 
+/// Said by libraries as errors or at every turn, and no news to an operator: any client can
+/// send a malformed request, and the database notices that what is made is made already.
+const HUSHED: &str = "actix_http=off,actix_server=warn,sqlx::postgres::notice=warn";
+
 /// Reads a level (`info`) or a filter (`info,tako_vm::actors=debug`).
 pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(level)
+    EnvFilter::builder().parse(format!("{HUSHED},{level}"))
 }
 
 /// Sends the process's traces to standard error, once. A second call changes nothing.

@@ -12,9 +12,7 @@ fn main() -> ExitCode {
             let (input, output) = unsafe { (OwnedFd::from_raw_fd(0), OwnedFd::from_raw_fd(1)) };
             tako_guest::init::run(input, output)
         }
-        Some("launch") if arguments.next().is_none() => {
-            ExitCode::from(tako_guest::launch::main())
-        }
+        Some("launch") if arguments.next().is_none() => ExitCode::from(tako_guest::launch::main()),
         _ => {
             let _ = writeln!(std::io::stderr(), "usage: tako-guest init | launch");
             ExitCode::from(2)

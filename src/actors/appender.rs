@@ -2,7 +2,8 @@
 //!
 //! An append is flushed at once while no statement is under way; what arrives during one
 //! statement leaves together in the next. So a lone append waits for nobody, and under load
-//! batches grow as far as the database is slow, up to [`MAX_BATCH`].
+//! batches grow as far as the database is slow, up to [`MAX_BATCH`]. Items that came together leave
+//! together, in one transaction.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,16 +17,20 @@ use super::queue::{Queue, Wake};
 use super::waiters::Waiters;
 use crate::store::{self, Outcome, QueueChange};
 
-/// Items of one statement.
+/// Items of one statement, unless more came together.
 const MAX_BATCH: usize = 128;
 
 /// Items that may wait; beyond it an append is refused as overload.
 const MAX_WAITING: usize = 4096;
 
-/// Appends one item; answered when it is durable.
+/// What became of one item.
+pub type Answer = Result<Outcome, ledger::Error>;
+
+/// Appends items in one transaction, each whole or not at all; answered when that is durable,
+/// item by item.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Outcome, ledger::Error>")]
-pub struct Append(pub store::Append);
+#[rtype(result = "Vec<Answer>")]
+pub struct Append(pub Vec<store::Append>);
 
 /// Answers when everything that was waiting before is durable or refused.
 #[derive(Debug, Message)]
@@ -43,18 +48,29 @@ pub struct Appender {
     waiters: Arc<Waiters>,
     queue: Option<Addr<Queue>>,
     waiting: VecDeque<Waiting>,
+    /// Items in `waiting`.
+    items: usize,
     in_flight: bool,
     on_empty: Vec<oneshot::Sender<()>>,
 }
 
 struct Waiting {
-    append: store::Append,
-    answer: oneshot::Sender<Result<Outcome, ledger::Error>>,
+    appends: Vec<store::Append>,
+    answer: oneshot::Sender<Vec<Answer>>,
 }
 
 impl Appender {
     pub fn new(store: store::Store, io: runtime::Handle, waiters: Arc<Waiters>) -> Self {
-        Self { store, io, waiters, queue: None, waiting: VecDeque::new(), in_flight: false, on_empty: Vec::new() }
+        Self {
+            store,
+            io,
+            waiters,
+            queue: None,
+            waiting: VecDeque::new(),
+            items: 0,
+            in_flight: false,
+            on_empty: Vec::new(),
+        }
     }
 
     fn flush(&mut self, context: &mut Context<Self>) {
@@ -69,18 +85,18 @@ impl Appender {
             return;
         }
         self.in_flight = true;
-        let count = self.waiting.len().min(MAX_BATCH);
-        let (appends, told): (Vec<_>, Vec<_>) = self
-            .waiting
-            .drain(..count)
-            .map(|waiting| {
-                let told = Told::of(&waiting.append);
-                (waiting.append, (told, waiting.answer))
-            })
-            .unzip();
+        let (mut appends, mut told) = (Vec::new(), Vec::new());
+        while let Some(next) = self.waiting.front()
+            && (appends.is_empty() || appends.len() + next.appends.len() <= MAX_BATCH)
+        {
+            let Some(Waiting { appends: group, answer }) = self.waiting.pop_front() else { break };
+            self.items -= group.len();
+            told.push((group.iter().map(Told::of).collect::<Vec<_>>(), answer));
+            appends.extend(group);
+        }
         let store = self.store.clone();
         let statement = self.io.spawn(async move { store.append_batch(appends).await });
-        let flushed = async move { statement.await }.into_actor(self).map(move |results, appender, context| {
+        let flushed = statement.into_actor(self).map(move |results, appender, context| {
             appender.in_flight = false;
             match results {
                 Ok(results) => appender.answer(told, results),
@@ -94,19 +110,24 @@ impl Appender {
 
     fn answer(
         &self,
-        told: Vec<(Told, oneshot::Sender<Result<Outcome, ledger::Error>>)>,
+        told: Vec<(Vec<Told>, oneshot::Sender<Vec<Answer>>)>,
         results: Vec<Result<Outcome, store::Error>>,
     ) {
         let mut enqueued = false;
-        for ((told, answer), result) in told.into_iter().zip(results) {
-            if let Ok(Outcome::Appended(_)) = &result {
-                enqueued |= told.enqueues;
-                if let Some(execution_id) = told.ended {
-                    self.waiters.wake(execution_id);
+        let mut results = results.into_iter();
+        for (group, answer) in told {
+            let mut answers = Vec::with_capacity(group.len());
+            for (told, result) in group.into_iter().zip(&mut results) {
+                if let Ok(Outcome::Appended(_)) = &result {
+                    enqueued |= told.enqueues;
+                    if let Some(execution_id) = told.ended {
+                        self.waiters.wake(execution_id);
+                    }
                 }
+                answers.push(result.map_err(ledger::Error::from));
             }
             // A caller that went away has no use for the answer; the append stands.
-            let _ = answer.send(result.map_err(ledger::Error::from));
+            let _ = answer.send(answers);
         }
         if enqueued && let Some(queue) = &self.queue {
             let _ = queue.try_send(Wake);
@@ -138,16 +159,19 @@ impl Actor for Appender {
 }
 
 impl Handler<Append> for Appender {
-    type Result = ResponseFuture<Result<Outcome, ledger::Error>>;
+    type Result = ResponseFuture<Vec<Answer>>;
 
-    fn handle(&mut self, Append(append): Append, context: &mut Self::Context) -> Self::Result {
-        if self.waiting.len() >= MAX_WAITING {
-            return Box::pin(async { Err(ledger::Error::Overloaded) });
+    fn handle(&mut self, Append(appends): Append, context: &mut Self::Context) -> Self::Result {
+        let count = appends.len();
+        let overloaded = move || (0..count).map(|_| Err(ledger::Error::Overloaded)).collect();
+        if self.items >= MAX_WAITING {
+            return Box::pin(async move { overloaded() });
         }
         let (answer, answered) = oneshot::channel();
-        self.waiting.push_back(Waiting { append, answer });
+        self.items += count;
+        self.waiting.push_back(Waiting { appends, answer });
         self.flush(context);
-        Box::pin(async move { answered.await.unwrap_or(Err(ledger::Error::Overloaded)) })
+        Box::pin(async move { answered.await.unwrap_or_else(|_| overloaded()) })
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::builder::{Builder, Prepare, Unprepared};
-use super::ledger::{self, Enclosed, Ledger, Tracked};
+use super::ledger::{self, Enclosed, Ledger, Patience, Tracked};
 use super::live_output::LiveOutput;
 use super::observation::Observation;
 use super::replay;
@@ -47,7 +47,7 @@ enum Stuck {
     /// The attempt failed by the service's fault.
     Failed { error: Failure, retryable: bool },
     /// It ended before any code ran.
-    Ended(Ending),
+    Ended(Box<Ending>),
     /// A replay's image cannot be had.
     ReplayRefused { reason: String },
 }
@@ -55,6 +55,12 @@ enum Stuck {
 impl From<ledger::Error> for Stuck {
     fn from(error: ledger::Error) -> Self {
         Self::Gone(error)
+    }
+}
+
+impl Stuck {
+    fn ended(ending: Ending) -> Self {
+        Self::Ended(Box::new(ending))
     }
 }
 
@@ -70,7 +76,7 @@ impl Bench {
     /// expiry through whoever finds it.
     pub async fn work(&self, slot: u32, claim: store::Claim, stop: Stop) {
         let execution_id = claim.execution_id;
-        let tracked = match self.load_surely(execution_id).await {
+        let tracked = match self.ledger.load_surely(execution_id).await {
             Ok(Some(tracked)) => tracked,
             Ok(None) => {
                 tracing::error!(%execution_id, "a queued job has no record");
@@ -97,15 +103,6 @@ impl Bench {
             }
         }
     }
-
-    async fn load_surely(&self, execution_id: Uuid) -> Result<Option<Tracked>, ledger::Error> {
-        loop {
-            match self.ledger.load(execution_id).await {
-                Err(error) if error.is_transient() => tokio::time::sleep(Duration::from_millis(200)).await,
-                answer => return answer,
-            }
-        }
-    }
 }
 
 struct Attempt<'a> {
@@ -125,13 +122,17 @@ impl Attempt<'_> {
             },
             Err(stuck) => stuck,
         };
+        // A cancel that came before the start ended it with that very append.
+        if tracked.record.is_ended() {
+            return Ok(tracked);
+        }
         let lease = self.claim.lease;
         if self.stop.release.is_cancelled() && !matches!(stuck, Stuck::Gone(_)) {
             return self.release(tracked).await;
         }
         match stuck {
             Stuck::Gone(error) => Err(error),
-            Stuck::Ended(ending) => self.finish(tracked, ending, Vec::new()).await,
+            Stuck::Ended(ending) => self.finish(tracked, *ending, Vec::new()).await,
             Stuck::Failed { error, retryable } => {
                 let retry = if retryable { self.retry_time(&tracked) } else { Retry::Never };
                 self.commit(tracked, vec![Command::FailAttempt { lease, error, retry }]).await
@@ -170,15 +171,15 @@ impl Attempt<'_> {
             if let Some(sandbox) = warm {
                 sandbox.destroy().await;
             }
-            return Err(Stuck::Ended(cancelled()));
+            return Err(Stuck::ended(cancelled()));
         }
         if let Some(sandbox) = warm {
             return Ok((sandbox, bytes));
         }
         let sandbox = tokio::select! {
             started = self.bench.pool.start(&spec) => started.map_err(|error| stuck_starting(error, &spec))?,
-            () = self.stop.cancel.cancelled() => return Err(Stuck::Ended(cancelled())),
-            () = self.stop.release.cancelled() => return Err(Stuck::Ended(cancelled())),
+            () = self.stop.cancel.cancelled() => return Err(Stuck::ended(cancelled())),
+            () = self.stop.release.cancelled() => return Err(Stuck::ended(cancelled())),
         };
         let start = self.start_command(&spec, sandbox.as_ref(), Warmth::Cold);
         match self.commit(tracked.clone(), vec![start]).await {
@@ -190,7 +191,7 @@ impl Attempt<'_> {
         }
         if self.is_cancelled(tracked) {
             sandbox.destroy().await;
-            return Err(Stuck::Ended(cancelled()));
+            return Err(Stuck::ended(cancelled()));
         }
         Ok((sandbox, bytes))
     }
@@ -233,7 +234,7 @@ impl Attempt<'_> {
         };
         let (ran, ()) = tokio::join!(sandbox.run(job, chunks, end.clone()), watch);
         if self.stop.release.is_cancelled() {
-            return Err(Stuck::Ended(cancelled()));
+            return Err(Stuck::ended(cancelled()));
         }
         let ran = ran.map_err(|error| stuck_running(error, submitted))?;
         let Observation { observed, blobs } = Observation::of(&ran, startup, self.began.elapsed());
@@ -269,7 +270,7 @@ impl Attempt<'_> {
         let mut commands = vec![Command::Finish { lease, ending: Box::new(ending.clone()) }];
         if let Some(parent) = &tracked.record.submitted.parent
             && parent.relationship == Relationship::Replay
-            && let Some(original) = self.bench.load_surely(parent.execution_id).await?
+            && let Some(original) = self.bench.ledger.load_surely(parent.execution_id).await?
         {
             let verdict = replay::compare(&original.record, &ending);
             commands.push(Command::RecordReplayVerdict(ReplayVerdictRecorded {
@@ -278,7 +279,7 @@ impl Attempt<'_> {
             }));
         }
         let enclosed = Enclosed { lease: Some(lease), blobs: small };
-        self.bench.ledger.commit_surely(tracked, commands, &self.correlation_id, enclosed).await
+        self.bench.ledger.commit_with(tracked, commands, &self.correlation_id, enclosed, Patience::UntilAnswered).await
     }
 
     async fn release(&self, tracked: Tracked) -> Result<Tracked, ledger::Error> {
@@ -288,7 +289,7 @@ impl Attempt<'_> {
 
     async fn commit(&self, tracked: Tracked, commands: Vec<Command>) -> Result<Tracked, ledger::Error> {
         let enclosed = Enclosed { lease: Some(self.claim.lease), blobs: Vec::new() };
-        self.bench.ledger.commit_surely(tracked, commands, &self.correlation_id, enclosed).await
+        self.bench.ledger.commit_with(tracked, commands, &self.correlation_id, enclosed, Patience::UntilAnswered).await
     }
 
     async fn prepare(&self, submitted: &JobSubmitted) -> Result<SandboxSpec, Stuck> {
@@ -364,7 +365,7 @@ impl Attempt<'_> {
 /// What an engine's error means before the code ran.
 fn stuck_starting(error: engine::Error, spec: &SandboxSpec) -> Stuck {
     match error {
-        engine::Error::Startup(fault) if fault.kind == FaultKind::StartupTimeout => Stuck::Ended(Ending::TimedOut {
+        engine::Error::Startup(fault) if fault.kind == FaultKind::StartupTimeout => Stuck::ended(Ending::TimedOut {
             phase: Phase::Startup,
             limit_ms: spec.startup_timeout.as_millis() as u64,
             observed: None,
@@ -380,12 +381,12 @@ fn stuck_starting(error: engine::Error, spec: &SandboxSpec) -> Stuck {
 /// What an engine's error means once the code ran.
 fn stuck_running(error: engine::Error, submitted: &JobSubmitted) -> Stuck {
     match error {
-        engine::Error::Lost { oom_killed: true, .. } => Stuck::Ended(Ending::OutOfMemory {
+        engine::Error::Lost { oom_killed: true, .. } => Stuck::ended(Ending::OutOfMemory {
             limit_bytes: submitted.limits.memory_bytes,
             peak_bytes: submitted.limits.memory_bytes,
             observed: None,
         }),
-        engine::Error::Unresponsive(_) => Stuck::Ended(Ending::TimedOut {
+        engine::Error::Unresponsive(_) => Stuck::ended(Ending::TimedOut {
             phase: Phase::Execution,
             limit_ms: submitted.limits.timeout_ms,
             observed: None,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::runtime;
@@ -10,9 +11,12 @@ use tokio::sync::Mutex;
 use super::job_types::{JobTypes, NoSuchJobType};
 use super::submission::Origin;
 use crate::config::JobType;
-use crate::domain::{self, ErrorType, Failure, JobSubmitted, Phase};
+use crate::domain::{self, ErrorType, Failure, JobSubmitted, Phase, PinnedImage};
 use crate::engine::pool::Pool;
 use crate::engine::{self, Image, SandboxSpec};
+
+/// Between two looks at what should be ready, well within a pooled sandbox's greatest age.
+const WARM_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Asks for what a sandbox of the job is made of, making the image available first.
 #[derive(Debug, Message)]
@@ -74,9 +78,15 @@ pub enum Refusal {
 }
 
 pub struct Builder {
+    workshop: Workshop,
+    io: runtime::Handle,
+}
+
+/// What the builder's tasks work with.
+#[derive(Clone)]
+struct Workshop {
     job_types: Arc<JobTypes>,
     pool: Arc<Pool>,
-    io: runtime::Handle,
     images: Arc<Images>,
 }
 
@@ -86,11 +96,7 @@ struct Images(std::sync::Mutex<HashMap<String, Arc<Mutex<Option<Image>>>>>);
 
 impl Builder {
     pub fn new(job_types: Arc<JobTypes>, pool: Arc<Pool>, io: runtime::Handle) -> Self {
-        Self { job_types, pool, io, images: Arc::default() }
-    }
-
-    fn reference(&self, job_type: &JobType) -> String {
-        reference(self.pool.engine().kind(), job_type)
+        Self { workshop: Workshop { job_types, pool, images: Arc::default() }, io }
     }
 }
 
@@ -126,63 +132,101 @@ impl Images {
     }
 }
 
+impl Workshop {
+    /// What a sandbox of the job is made of; the pool keeps some of that make from now on.
+    async fn prepare(&self, submitted: &JobSubmitted) -> Result<SandboxSpec, Unprepared> {
+        let (job_type, _) = self
+            .job_types
+            .resolve(&submitted.job_type)
+            .map_err(|gone| unprepared(ErrorType::ConfigError, &gone.to_string(), false))?;
+        if !job_type.requirements.is_empty() || !submitted.requirements.is_empty() {
+            let refusal = Refusal::Requirements { job_type: job_type.name.clone() };
+            return Err(unprepared(ErrorType::DependencyError, &refusal.to_string(), false));
+        }
+        let image = match &submitted.pinned_image {
+            Some(pinned) => self.pinned_image(pinned).await?,
+            None => self.image(job_type).await.map_err(|error| {
+                let is_outage = matches!(error, engine::Error::Unavailable { .. });
+                unprepared(ErrorType::DockerError, &error.to_string(), is_outage)
+            })?,
+        };
+        let spec = self.job_types.spec(&job_type.name, &submitted.limits, image, self.pool.labels().clone());
+        self.pool.keep(&spec, self.job_types.pool_bounds(&job_type.name));
+        Ok(spec)
+    }
+
+    async fn pinned_image(&self, pinned: &PinnedImage) -> Result<Image, Unprepared> {
+        let engine = self.pool.engine().kind();
+        if pinned.engine != engine.as_str() {
+            let reason =
+                format!("it ran on the {} engine, and this node has the {} engine", pinned.engine, engine.as_str());
+            return Err(Unprepared::PinnedImageGone { reason });
+        }
+        // A tag may have moved since; for Docker the digest is a reference by itself.
+        let reference = if engine == engine::Kind::Docker { &pinned.digest } else { &pinned.reference };
+        let image = self
+            .images
+            .resolve(&self.pool, reference)
+            .await
+            .map_err(|error| Unprepared::PinnedImageGone { reason: domain::scrub(&error.to_string()) })?;
+        if pinned.digest != image.digest {
+            let reason = format!("image {reference} is {} now, and it ran on {}", image.digest, pinned.digest);
+            return Err(Unprepared::PinnedImageGone { reason });
+        }
+        Ok(image)
+    }
+
+    async fn image(&self, job_type: &JobType) -> Result<Image, engine::Error> {
+        self.images.resolve(&self.pool, &reference(self.pool.engine().kind(), job_type)).await
+    }
+
+    /// Has sandboxes ready for the job types that want some before the first job comes.
+    async fn warm(&self) {
+        for job_type in self.job_types.all() {
+            let bounds = self.job_types.pool_bounds(&job_type.name);
+            if bounds.min_idle == 0 || !job_type.requirements.is_empty() {
+                continue;
+            }
+            match self.image(job_type).await {
+                Ok(image) => {
+                    let limits = self.job_types.limits(job_type, None, None);
+                    let spec = self.job_types.spec(&job_type.name, &limits, image, self.pool.labels().clone());
+                    self.pool.keep(&spec, bounds);
+                }
+                Err(error) => tracing::warn!(error = %error, job_type = job_type.name, "no image to start ahead from"),
+            }
+        }
+    }
+}
+
+fn unprepared(error_type: ErrorType, message: &str, retryable: bool) -> Unprepared {
+    Unprepared::Failed { error: Failure::of_service(error_type, Phase::Startup, message), retryable }
+}
+
 impl Actor for Builder {
     type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        self.warm();
+        context.run_interval(WARM_INTERVAL, |builder, _| builder.warm());
+    }
+}
+
+impl Builder {
+    fn warm(&self) {
+        let workshop = self.workshop.clone();
+        self.io.spawn(async move { workshop.warm().await });
+    }
 }
 
 impl Handler<Prepare> for Builder {
     type Result = ResponseFuture<Result<SandboxSpec, Unprepared>>;
 
     fn handle(&mut self, Prepare { submitted }: Prepare, _: &mut Self::Context) -> Self::Result {
-        let (job_types, pool, images) = (Arc::clone(&self.job_types), Arc::clone(&self.pool), Arc::clone(&self.images));
-        let task = self.io.spawn(async move {
-            let (job_type, _) = job_types.resolve(&submitted.job_type).map_err(|gone| Unprepared::Failed {
-                error: Failure::of_service(ErrorType::ConfigError, Phase::Startup, &gone.to_string()),
-                retryable: false,
-            })?;
-            if !job_type.requirements.is_empty() || !submitted.requirements.is_empty() {
-                let refusal = Refusal::Requirements { job_type: job_type.name.clone() };
-                let error = Failure::of_service(ErrorType::DependencyError, Phase::Startup, &refusal.to_string());
-                return Err(Unprepared::Failed { error, retryable: false });
-            }
-            let engine = pool.engine().kind();
-            if let Some(pinned) = &submitted.pinned_image
-                && pinned.engine != engine.as_str()
-            {
-                let reason =
-                    format!("it ran on the {} engine, and this node has the {} engine", pinned.engine, engine.as_str());
-                return Err(Unprepared::PinnedImageGone { reason });
-            }
-            let reference = match &submitted.pinned_image {
-                // A tag may have moved since; the digest is the image.
-                Some(pinned) if engine == engine::Kind::Docker => pinned.digest.clone(),
-                Some(pinned) => pinned.reference.clone(),
-                None => reference(engine, job_type),
-            };
-            let image = images.resolve(&pool, &reference).await.map_err(|error| match &submitted.pinned_image {
-                Some(_) => Unprepared::PinnedImageGone { reason: domain::scrub(&error.to_string()) },
-                None => Unprepared::Failed {
-                    error: Failure::of_service(ErrorType::DockerError, Phase::Startup, &error.to_string()),
-                    retryable: matches!(error, engine::Error::Unavailable { .. }),
-                },
-            })?;
-            if let Some(pinned) = &submitted.pinned_image
-                && pinned.digest != image.digest
-            {
-                let reason = format!("image {reference} is {} now, and it ran on {}", image.digest, pinned.digest);
-                return Err(Unprepared::PinnedImageGone { reason });
-            }
-            let spec = job_types.spec(&job_type.name, &submitted.limits, image, pool.labels().clone());
-            pool.keep(&spec, job_types.pool_bounds(&job_type.name));
-            Ok(spec)
-        });
+        let workshop = self.workshop.clone();
+        let task = self.io.spawn(async move { workshop.prepare(&submitted).await });
         Box::pin(async move {
-            task.await.unwrap_or_else(|lost| {
-                Err(Unprepared::Failed {
-                    error: Failure::of_service(ErrorType::InternalError, Phase::Startup, &lost.to_string()),
-                    retryable: true,
-                })
-            })
+            task.await.unwrap_or_else(|lost| Err(unprepared(ErrorType::InternalError, &lost.to_string(), true)))
         })
     }
 }
@@ -191,7 +235,7 @@ impl Handler<Build> for Builder {
     type Result = ResponseFuture<Result<Built, Refusal>>;
 
     fn handle(&mut self, Build { job_type, .. }: Build, _: &mut Self::Context) -> Self::Result {
-        let (found, version) = match self.job_types.resolve(&job_type) {
+        let (found, version) = match self.workshop.job_types.resolve(&job_type) {
             Ok(found) => found,
             Err(unknown) => return Box::pin(async { Err(unknown.into()) }),
         };
@@ -199,10 +243,9 @@ impl Handler<Build> for Builder {
         if !found.requirements.is_empty() {
             return Box::pin(async { Err(Refusal::Requirements { job_type: name }) });
         }
-        let digest = self.job_types.digest(&name).unwrap_or_default().to_owned();
-        let reference = self.reference(found);
-        let (pool, images) = (Arc::clone(&self.pool), Arc::clone(&self.images));
-        let task = self.io.spawn(async move { images.resolve(&pool, &reference).await });
+        let digest = self.workshop.job_types.digest(&name).unwrap_or_default().to_owned();
+        let (workshop, job_type) = (self.workshop.clone(), found.clone());
+        let task = self.io.spawn(async move { workshop.image(&job_type).await });
         Box::pin(async move {
             match task.await {
                 Ok(Ok(image)) => Ok(Built { job_type: name, version, digest, image_ref: image.reference }),
@@ -217,8 +260,9 @@ impl Handler<ImageExists> for Builder {
     type Result = bool;
 
     fn handle(&mut self, ImageExists { job_type }: ImageExists, _: &mut Self::Context) -> bool {
-        self.job_types.resolve(&job_type).is_ok_and(|(job_type, _)| {
-            job_type.requirements.is_empty() && self.images.is_resolved(&self.reference(job_type))
+        let Workshop { job_types, pool, images } = &self.workshop;
+        job_types.resolve(&job_type).is_ok_and(|(job_type, _)| {
+            job_type.requirements.is_empty() && images.is_resolved(&reference(pool.engine().kind(), job_type))
         })
     }
 }

@@ -15,7 +15,7 @@ use tokio::runtime;
 use uuid::Uuid;
 
 use super::job_types::{JobTypes, NoSuchJobType};
-use super::ledger::{self, Ledger};
+use super::ledger::{self, Ledger, NewJob};
 use super::queue::{CancelHere, Queue};
 use super::submission::{FieldFault, Origin, Submission};
 use crate::config::Config;
@@ -124,9 +124,10 @@ impl Refusal {
                 Rejection::AlreadyEnded(status) => Self::AlreadyEnded { execution_id, status },
                 Rejection::NotEnded => Self::NotEnded(execution_id),
                 Rejection::NotADeadLetter => Self::NotADeadLetter(execution_id),
-                Rejection::AlreadyExists | Rejection::LeaseLost { .. } | Rejection::NotQueued => {
-                    Self::internal(&rejection)
-                }
+                Rejection::AlreadyExists
+                | Rejection::LeaseLost { .. }
+                | Rejection::NotQueued
+                | Rejection::NotStarted => Self::internal(&rejection),
             },
             ledger::Error::Overloaded | ledger::Error::Stopped => Self::unavailable(),
             ledger::Error::Store(error) => Self::from(error),
@@ -221,7 +222,10 @@ impl Handler<Submit> for Intake {
             return Box::pin(async { Err(full) });
         }
         let doors = self.doors.clone();
-        self.answer(async move { doors.submit(origin, submission, None, None).await })
+        self.answer(async move {
+            let mut answers = doors.submit(&origin, vec![submission]).await;
+            answers.pop().unwrap_or(Err(Refusal::Internal))
+        })
     }
 }
 
@@ -232,14 +236,11 @@ impl Handler<SubmitBatch> for Intake {
         if let Err(full) = self.refuse_when_full(submissions.len() as u64) {
             return Box::pin(async move { submissions.iter().map(|_| Err(full.clone())).collect() });
         }
-        let answers: Vec<_> = submissions
-            .into_iter()
-            .map(|submission| {
-                let (doors, origin) = (self.doors.clone(), origin.clone());
-                self.answer(async move { doors.submit(origin, submission, None, None).await })
-            })
-            .collect();
-        Box::pin(futures::future::join_all(answers))
+        let (doors, count) = (self.doors.clone(), submissions.len());
+        let task = self.io.spawn(async move { doors.submit(&origin, submissions).await });
+        Box::pin(async move {
+            task.await.unwrap_or_else(|lost| (0..count).map(|_| Err(Refusal::internal(&lost))).collect())
+        })
     }
 }
 
@@ -286,13 +287,13 @@ impl Doors {
         }
     }
 
-    async fn submit(
-        &self,
-        origin: Origin,
-        submission: Submission,
-        parent: Option<Parent>,
-        pinned_image: Option<PinnedImage>,
-    ) -> Result<Accepted, Refusal> {
+    /// Submits jobs in one transaction, each or not.
+    async fn submit(&self, origin: &Origin, submissions: Vec<Submission>) -> Vec<Result<Accepted, Refusal>> {
+        let prepared = submissions.into_iter().map(|submission| self.prepare(origin, submission)).collect();
+        self.enter(prepared, &origin.correlation_id).await
+    }
+
+    fn prepare(&self, origin: &Origin, submission: Submission) -> Result<NewJob, Refusal> {
         let faults = submission.faults(&self.config);
         if !faults.is_empty() {
             return Err(Refusal::Invalid { faults });
@@ -323,39 +324,54 @@ impl Doors {
             max_attempts: submission.max_attempts.unwrap_or_else(|| self.job_types.max_attempts(job_type)),
             idempotency,
             client_ip: origin.client_ip.clone(),
-            parent,
-            pinned_image,
+            parent: None,
+            pinned_image: None,
             tags: submission.tags,
             callback_url: submission.callback_url,
         };
-        self.enter(submitted, blobs.blobs, &origin.correlation_id).await
+        Ok(NewJob { execution_id: Uuid::now_v7(), submitted, blobs: blobs.blobs })
     }
 
-    async fn enter(
+    async fn enter(&self, jobs: Vec<Result<NewJob, Refusal>>, correlation_id: &str) -> Vec<Result<Accepted, Refusal>> {
+        let good: Vec<_> = jobs.iter().filter_map(|job| job.as_ref().ok().cloned()).collect();
+        let mut created = self.ledger.create(good, correlation_id).await.into_iter();
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            answers.push(match job {
+                Ok(job) => match created.next() {
+                    Some(created) => self.accept(job, created).await,
+                    None => Err(Refusal::Internal),
+                },
+                Err(refusal) => Err(refusal),
+            });
+        }
+        answers
+    }
+
+    async fn enter_one(
         &self,
         submitted: JobSubmitted,
         blobs: Vec<store::Blob>,
-        correlation_id: &str,
+        origin: &Origin,
     ) -> Result<Accepted, Refusal> {
-        let execution_id = Uuid::now_v7();
-        let idempotency = submitted.idempotency.clone();
-        match self.ledger.create(execution_id, submitted, blobs, correlation_id).await {
-            Ok(tracked) => Ok(Accepted {
-                execution_id,
+        let job = NewJob { execution_id: Uuid::now_v7(), submitted, blobs };
+        self.enter(vec![Ok(job)], &origin.correlation_id).await.pop().unwrap_or(Err(Refusal::Internal))
+    }
+
+    async fn accept(&self, job: NewJob, created: Result<ledger::Tracked, ledger::Error>) -> Result<Accepted, Refusal> {
+        match (created, job.submitted.idempotency) {
+            (Ok(tracked), _) => Ok(Accepted {
+                execution_id: job.execution_id,
                 status: tracked.record.status(),
                 created_at: tracked.record.created_at,
                 repeated: false,
             }),
-            Err(ledger::Error::IdempotencyTaken { execution_id: existing, fingerprint }) => {
-                let (key, ours) = match idempotency {
-                    Some(ours) => (ours.key, ours.fingerprint),
-                    None => return Err(Refusal::Internal),
-                };
-                if fingerprint != ours {
-                    return Err(Refusal::IdempotencyConflict { key, existing });
+            (Err(ledger::Error::IdempotencyTaken { execution_id: existing, fingerprint }), Some(ours)) => {
+                if fingerprint != ours.fingerprint {
+                    return Err(Refusal::IdempotencyConflict { key: ours.key, existing });
                 }
                 let first = self.ledger.load(existing).await.map_err(|error| Refusal::of(error, existing))?;
-                let Some(first) = first else { return Err(Refusal::NotFound(existing)) };
+                let first = first.ok_or(Refusal::NotFound(existing))?;
                 Ok(Accepted {
                     execution_id: existing,
                     status: first.record.status(),
@@ -363,7 +379,7 @@ impl Doors {
                     repeated: true,
                 })
             }
-            Err(error) => Err(Refusal::of(error, execution_id)),
+            (Err(error), _) => Err(Refusal::of(error, job.execution_id)),
         }
     }
 
@@ -398,7 +414,7 @@ impl Doors {
         if let Some(reason) = self.missing(&submitted, &blobs).await? {
             return Err(Refusal::NotRepeatable { execution_id, reason });
         }
-        self.enter(submitted, blobs, &origin.correlation_id).await
+        self.enter_one(submitted, blobs, &origin).await
     }
 
     /// A replay is the original's submission with its image pinned. One that cannot be is
@@ -431,7 +447,7 @@ impl Doors {
         submitted.idempotency = None;
         submitted.not_before = None;
         submitted.parent = Some(Parent { execution_id, relationship: Relationship::Replay });
-        self.enter(submitted, Vec::new(), &origin.correlation_id).await
+        self.enter_one(submitted, Vec::new(), &origin).await
     }
 
     /// Which of the job's own bytes are no longer kept, as a sentence.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::config::{Config, JobType};
 use crate::domain::{JobLimits, canonical_json_digest};
+use crate::engine::pool::Bounds;
 use crate::engine::{Image, SandboxLabels, SandboxLimits, SandboxSpec};
 
 /// Job types as the configuration has them now.
@@ -91,15 +92,11 @@ impl JobTypes {
     }
 
     /// Sandboxes to keep ready for a job type.
-    pub fn pool_bounds(&self, name: &str) -> crate::engine::pool::Bounds {
+    pub fn pool_bounds(&self, name: &str) -> Bounds {
         let general = self.config.pool;
-        let min_idle = self
-            .config
-            .job_types
-            .get(name)
-            .and_then(|job_type| job_type.pool)
-            .map_or(general.min_idle, |own| own.min_idle);
-        crate::engine::pool::Bounds { min_idle: min_idle as usize, max_age: general.max_age }
+        let own = self.config.job_types.get(name).and_then(|job_type| job_type.pool);
+        let (min_idle, max_idle) = own.map_or((general.min_idle, general.max_idle), |own| (own.min_idle, own.max_idle));
+        Bounds { min_idle: min_idle as usize, max_idle: max_idle as usize, max_age: general.max_age }
     }
 
     /// What a sandbox for a job of that type and those limits is made of.

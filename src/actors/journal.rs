@@ -52,7 +52,8 @@ impl Journal {
         );
         append.expected_version = version;
         append.prev_hash = head_hash;
-        let outcome = self.appender.send(Append(append)).await.map_err(|_| ledger::Error::Stopped)??;
+        let mut outcome = self.appender.send(Append(vec![append])).await.map_err(|_| ledger::Error::Stopped)?;
+        let outcome = outcome.pop().unwrap_or(Err(ledger::Error::Overloaded))?;
         if let Outcome::Appended(appended) | Outcome::Duplicate(appended) = outcome {
             *self.head.lock().unwrap_or_else(PoisonError::into_inner) = (appended.version, Some(appended.head_hash));
         }

@@ -24,6 +24,14 @@ pub struct Tracked {
     pub head_hash: Digest,
 }
 
+/// A job that is about to get a stream.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    pub execution_id: Uuid,
+    pub submitted: JobSubmitted,
+    pub blobs: Vec<store::Blob>,
+}
+
 /// What goes into the log together with the events.
 #[derive(Debug, Clone, Default)]
 pub struct Enclosed {
@@ -31,6 +39,34 @@ pub struct Enclosed {
     pub lease: Option<i64>,
     /// Small blobs; large ones are put before.
     pub blobs: Vec<store::Blob>,
+}
+
+/// What to do when the database does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Say so.
+    Once,
+    /// Try until it has answered. For what must not be lost, like the end of a job that ran.
+    UntilAnswered,
+}
+
+impl Patience {
+    async fn of<T, F>(self, execution_id: Uuid, attempt: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut delay = Duration::from_millis(50);
+        loop {
+            match attempt().await {
+                Err(error) if self == Self::UntilAnswered && error.is_transient() => {
+                    tracing::warn!(error = %error, %execution_id, "a job waits for the database");
+                    tokio::time::sleep(delay.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+                    delay = (delay * 2).min(Duration::from_secs(2));
+                }
+                answer => return answer,
+            }
+        }
+    }
 }
 
 /// Why nothing, or nothing more, was appended.
@@ -92,14 +128,37 @@ impl Ledger {
         Ok(stored.map(|stored| Tracked { record: stored.record, head_hash: stored.head_hash }))
     }
 
-    /// Starts an execution's stream. Durable when it returns.
-    pub async fn create(
-        &self,
-        execution_id: Uuid,
-        submitted: JobSubmitted,
-        blobs: Vec<store::Blob>,
-        correlation_id: &str,
-    ) -> Result<Tracked, Error> {
+    /// Starts executions' streams in one transaction, each or not. Durable when it returns.
+    pub async fn create(&self, jobs: Vec<NewJob>, correlation_id: &str) -> Vec<Result<Tracked, Error>> {
+        let drafts: Vec<_> = jobs.into_iter().map(|job| self.draft(job, correlation_id)).collect();
+        let (mut appends, mut records) = (Vec::new(), Vec::new());
+        for draft in drafts {
+            records.push(draft.map(|(append, record)| {
+                appends.push(append);
+                record
+            }));
+        }
+        let mut outcomes = self.append_all(appends).await.into_iter();
+        records
+            .into_iter()
+            .map(|record| {
+                let record = record?;
+                match outcomes.next().unwrap_or(Err(Error::Overloaded))? {
+                    Outcome::Appended(appended) | Outcome::Duplicate(appended) => {
+                        Ok(Tracked { record, head_hash: appended.head_hash })
+                    }
+                    Outcome::IdempotencyTaken { execution_id, fingerprint } => {
+                        Err(Error::IdempotencyTaken { execution_id, fingerprint })
+                    }
+                    Outcome::VersionConflict { .. } => Err(Rejection::AlreadyExists.into()),
+                    Outcome::LeaseLost { .. } => Err(Error::LeaseLost),
+                }
+            })
+            .collect()
+    }
+
+    fn draft(&self, job: NewJob, correlation_id: &str) -> Result<(store::Append, ExecutionRecord), Error> {
+        let NewJob { execution_id, submitted, blobs } = job;
         let idempotency = submitted.idempotency.clone().map(|idempotency| store::Idempotency {
             tenant: submitted.tenant.clone(),
             key: idempotency.key,
@@ -109,16 +168,7 @@ impl Ledger {
         self.decide_into(&mut draft, Command::SubmitJob(Box::new(submitted)), correlation_id)?;
         let (mut append, record) = draft.finish(Enclosed { lease: None, blobs })?;
         append.idempotency = idempotency;
-        match self.append(append).await? {
-            Outcome::Appended(appended) | Outcome::Duplicate(appended) => {
-                Ok(Tracked { record, head_hash: appended.head_hash })
-            }
-            Outcome::IdempotencyTaken { execution_id, fingerprint } => {
-                Err(Error::IdempotencyTaken { execution_id, fingerprint })
-            }
-            Outcome::VersionConflict { .. } => Err(Rejection::AlreadyExists.into()),
-            Outcome::LeaseLost { .. } => Err(Error::LeaseLost),
-        }
+        Ok((append, record))
     }
 
     /// Carries out commands in order, as one append. Durable when it returns.
@@ -128,16 +178,17 @@ impl Ledger {
         commands: Vec<Command>,
         correlation_id: &str,
     ) -> Result<Tracked, Error> {
-        self.commit_with(tracked, commands, correlation_id, Enclosed::default()).await
+        self.commit_with(tracked, commands, correlation_id, Enclosed::default(), Patience::Once).await
     }
 
-    /// [`Ledger::commit`] with blobs, or guarded by a lease.
+    /// [`Ledger::commit`] with blobs, guarded by a lease, or not giving up.
     pub async fn commit_with(
         &self,
         mut tracked: Tracked,
         commands: Vec<Command>,
         correlation_id: &str,
         enclosed: Enclosed,
+        patience: Patience,
     ) -> Result<Tracked, Error> {
         let execution_id = tracked.record.execution_id;
         for _ in 0..MAX_CONFLICTS {
@@ -149,13 +200,16 @@ impl Ledger {
                 return Ok(tracked);
             }
             let (append, record) = draft.finish(enclosed.clone())?;
-            match self.append(append).await? {
+            // Repeated as it is: its event ids make a repetition of what was already durable harmless.
+            let outcome = patience.of(execution_id, || self.append(append.clone())).await?;
+            match outcome {
                 Outcome::Appended(appended) | Outcome::Duplicate(appended) => {
                     return Ok(Tracked { record, head_hash: appended.head_hash });
                 }
                 Outcome::LeaseLost { .. } => return Err(Error::LeaseLost),
                 Outcome::VersionConflict { .. } => {
-                    tracked = self.load(execution_id).await?.ok_or(Rejection::Unknown)?;
+                    let loaded = patience.of(execution_id, || self.load(execution_id)).await?;
+                    tracked = loaded.ok_or(Rejection::Unknown)?;
                 }
                 Outcome::IdempotencyTaken { execution_id, fingerprint } => {
                     return Err(Error::IdempotencyTaken { execution_id, fingerprint });
@@ -165,27 +219,9 @@ impl Ledger {
         Err(Error::Overloaded)
     }
 
-    /// Appends until the database has answered; gives up only when the answer is no or the
-    /// node stops. For what must not be lost, like the end of a job that ran.
-    pub async fn commit_surely(
-        &self,
-        tracked: Tracked,
-        commands: Vec<Command>,
-        correlation_id: &str,
-        enclosed: Enclosed,
-    ) -> Result<Tracked, Error> {
-        let mut delay = Duration::from_millis(50);
-        loop {
-            let attempt = self.commit_with(tracked.clone(), commands.clone(), correlation_id, enclosed.clone());
-            match attempt.await {
-                Err(error) if error.is_transient() => {
-                    tracing::warn!(error = %error, execution_id = %tracked.record.execution_id, "an append waits for the database");
-                    tokio::time::sleep(delay.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-                    delay = (delay * 2).min(Duration::from_secs(2));
-                }
-                answer => return answer,
-            }
-        }
+    /// [`Ledger::load`], waiting for a database that does not answer.
+    pub async fn load_surely(&self, execution_id: Uuid) -> Result<Option<Tracked>, Error> {
+        Patience::UntilAnswered.of(execution_id, || self.load(execution_id)).await
     }
 
     fn decide_into(&self, draft: &mut Draft, command: Command, correlation_id: &str) -> Result<(), Error> {
@@ -205,10 +241,16 @@ impl Ledger {
     }
 
     async fn append(&self, append: store::Append) -> Result<Outcome, Error> {
-        match self.appender.send(Append(append)).await {
-            Ok(answer) => answer.map_err(Error::from),
-            Err(actix::MailboxError::Closed) => Err(Error::Stopped),
-            Err(actix::MailboxError::Timeout) => Err(Error::Overloaded),
+        self.append_all(vec![append]).await.pop().unwrap_or(Err(Error::Overloaded))
+    }
+
+    async fn append_all(&self, appends: Vec<store::Append>) -> Vec<Result<Outcome, Error>> {
+        let count = appends.len();
+        let refused = |error: fn() -> Error| (0..count).map(|_| Err(error())).collect();
+        match self.appender.send(Append(appends)).await {
+            Ok(answers) => answers,
+            Err(actix::MailboxError::Closed) => refused(|| Error::Stopped),
+            Err(actix::MailboxError::Timeout) => refused(|| Error::Overloaded),
         }
     }
 }

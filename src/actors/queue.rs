@@ -4,7 +4,7 @@
 //! interval passed) leads to one claim of as many jobs as slots are free. Wake-ups may be lost
 //! or doubled; polling makes up for the lost ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -37,6 +37,11 @@ pub struct CancelHere {
 pub struct SlotFree {
     pub slot: u32,
 }
+
+/// Asks which leases are in the hands of slots; answered by the leases.
+#[derive(Debug, Message)]
+#[rtype(result = "HashSet<i64>")]
+pub struct HeldLeases;
 
 /// Claims no more; answered with the number of jobs under way.
 #[derive(Debug, Message)]
@@ -74,6 +79,8 @@ pub struct Queue {
     claim_batch: usize,
     slots: Vec<Addr<Slot>>,
     free: BTreeSet<u32>,
+    /// The lease each busy slot works under.
+    held: BTreeMap<u32, i64>,
     claiming: bool,
     /// A wake-up came while a claim was under way.
     woken: bool,
@@ -91,6 +98,7 @@ impl Queue {
             claim_batch: settings.claim_batch as usize,
             slots: Vec::new(),
             free: BTreeSet::new(),
+            held: BTreeMap::new(),
             claiming: false,
             woken: false,
             draining: false,
@@ -110,7 +118,7 @@ impl Queue {
         self.woken = false;
         let (store, node_id, wanted) = (self.store.clone(), self.node_id, self.free.len().min(self.claim_batch));
         let claim = self.io.spawn(async move { store.claim(node_id, wanted).await });
-        let claimed = async move { claim.await }.into_actor(self).map(move |result, queue, context| {
+        let claimed = claim.into_actor(self).map(move |result, queue, context| {
             queue.claiming = false;
             match result {
                 Ok(Ok(claims)) => queue.offer(claims, wanted, context),
@@ -131,8 +139,10 @@ impl Queue {
             let Some(number) = self.free.pop_first() else { break };
             let Some(slot) = self.slots.get(number as usize) else { continue };
             let execution_id = claim.execution_id;
+            self.held.insert(number, claim.lease);
             if slot.try_send(Offer(claim)).is_err() {
-                // The lease expires with this node's next start; the job is not lost.
+                // The reaper finds a lease that no slot holds.
+                self.held.remove(&number);
                 tracing::error!(%execution_id, slot = number, "a slot did not take its job");
             }
         }
@@ -184,6 +194,7 @@ impl Handler<SlotFree> for Queue {
 
     fn handle(&mut self, SlotFree { slot }: SlotFree, context: &mut Self::Context) {
         self.free.insert(slot);
+        self.held.remove(&slot);
         self.claim(context);
     }
 }
@@ -209,7 +220,7 @@ impl Handler<LookForCancels> for Queue {
         }
         let (store, node_id) = (self.store.clone(), self.node_id);
         let look = self.io.spawn(async move { store.cancel_requested(node_id).await });
-        let seen = async move { look.await }.into_actor(self).map(|result, _, context| match result {
+        let seen = look.into_actor(self).map(|result, _, context| match result {
             Ok(Ok(cancelled)) => {
                 for execution_id in cancelled {
                     context.notify(CancelHere { execution_id });
@@ -238,6 +249,14 @@ impl Handler<ReleaseAll> for Queue {
         for slot in &self.slots {
             let _ = slot.try_send(Release);
         }
+    }
+}
+
+impl Handler<HeldLeases> for Queue {
+    type Result = MessageResult<HeldLeases>;
+
+    fn handle(&mut self, HeldLeases: HeldLeases, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.held.values().copied().collect())
     }
 }
 

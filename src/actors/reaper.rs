@@ -8,10 +8,11 @@ use actix::prelude::*;
 use tokio::runtime;
 use uuid::Uuid;
 
-use super::ledger::{self, Ledger};
+use super::ledger::{self, Enclosed, Ledger, Patience};
+use super::queue::{HeldLeases, Queue};
 use crate::domain::Command;
 use crate::engine::pool::Pool;
-use crate::store;
+use crate::store::{self, HeldClaim};
 
 /// Between two looks for sandboxes that belong to nobody.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -21,6 +22,8 @@ pub struct Reaper {
     heartbeat: Duration,
     io: runtime::Handle,
     busy: bool,
+    /// Leases that no slot seemed to hold at the last look.
+    suspects: HashSet<i64>,
 }
 
 #[derive(Clone)]
@@ -29,13 +32,14 @@ pub struct Round {
     pub ledger: Ledger,
     pub store: store::Store,
     pub pool: Arc<Pool>,
+    pub queue: Addr<Queue>,
     /// Without a heartbeat for so long, a node is taken for dead.
     pub dead_after: Duration,
 }
 
 impl Reaper {
     pub fn new(round: Round, heartbeat: Duration, io: runtime::Handle) -> Self {
-        Self { round, heartbeat, io, busy: false }
+        Self { round, heartbeat, io, busy: false, suspects: HashSet::new() }
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
@@ -44,12 +48,12 @@ impl Reaper {
             return;
         }
         self.busy = true;
-        let round = self.round.clone();
-        let task = self.io.spawn(async move { round.beat().await });
-        let done = async move { task.await }.into_actor(self).map(|result, reaper, _| {
+        let (round, suspects) = (self.round.clone(), std::mem::take(&mut self.suspects));
+        let task = self.io.spawn(async move { round.beat(suspects).await });
+        let done = task.into_actor(self).map(|result, reaper, _| {
             reaper.busy = false;
             match result {
-                Ok(Ok(())) => {}
+                Ok(Ok(suspects)) => reaper.suspects = suspects,
                 Ok(Err(error)) => tracing::warn!(error = %error, "a heartbeat did not reach the database"),
                 Err(lost) => tracing::error!(error = %lost, "a heartbeat was lost"),
             }
@@ -59,27 +63,53 @@ impl Reaper {
 }
 
 impl Round {
-    async fn beat(&self) -> Result<(), ledger::Error> {
+    /// One look; answers with the leases of this node that no slot seems to hold.
+    async fn beat(&self, suspects: HashSet<i64>) -> Result<HashSet<i64>, ledger::Error> {
         self.store.heartbeat(self.node_id).await?;
         self.pool.tend();
         for expired in self.store.expired_claims(self.dead_after).await? {
-            let Some(tracked) = self.ledger.load(expired.execution_id).await? else { continue };
-            let correlation_id = tracked.record.correlation_id.clone().unwrap_or_default();
-            let command = Command::ExpireLease { lease: expired.lease, cause: "its node does not answer".to_owned() };
-            let enclosed = ledger::Enclosed { lease: Some(expired.lease), blobs: Vec::new() };
-            match self.ledger.commit_with(tracked.clone(), vec![command], &correlation_id, enclosed).await {
-                Ok(_) => tracing::warn!(
-                    execution_id = %expired.execution_id, lease = expired.lease, "a job was taken from a dead node"
-                ),
-                // The claim never became an event: its node died in between. The row alone is given back.
-                Err(ledger::Error::Rejected(_)) => {
-                    self.store.release_claim(expired.execution_id, expired.lease).await?;
-                }
-                Err(ledger::Error::LeaseLost) => {}
-                Err(error) => return Err(error),
-            }
+            self.expire(expired, "its node does not answer").await?;
         }
-        Ok(())
+        self.give_back_strays(suspects).await
+    }
+
+    /// A claim that no slot works on would be held for as long as this node lives. One look may
+    /// come between a claim and its slot; after two it is a stray.
+    async fn give_back_strays(&self, suspects: HashSet<i64>) -> Result<HashSet<i64>, ledger::Error> {
+        let claims = self.store.claims_of(self.node_id).await?;
+        if claims.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let held = self.queue.send(HeldLeases).await.map_err(|_| ledger::Error::Stopped)?;
+        let (strays, fresh): (Vec<_>, Vec<_>) = claims
+            .into_iter()
+            .filter(|claim| !held.contains(&claim.lease))
+            .partition(|claim| suspects.contains(&claim.lease));
+        for stray in strays {
+            self.expire(stray, "no slot of its node works on it").await?;
+        }
+        Ok(fresh.into_iter().map(|claim| claim.lease).collect())
+    }
+
+    async fn expire(&self, claim: HeldClaim, cause: &str) -> Result<(), ledger::Error> {
+        let HeldClaim { execution_id, lease, .. } = claim;
+        let Some(tracked) = self.ledger.load(execution_id).await? else { return Ok(()) };
+        let correlation_id = tracked.record.correlation_id.clone().unwrap_or_default();
+        let command = Command::ExpireLease { lease, cause: cause.to_owned() };
+        let enclosed = Enclosed { lease: Some(lease), blobs: Vec::new() };
+        match self.ledger.commit_with(tracked, vec![command], &correlation_id, enclosed, Patience::Once).await {
+            Ok(_) => {
+                tracing::warn!(%execution_id, lease, cause, "a job was taken back from its claimant");
+                Ok(())
+            }
+            // The claim never became an event: its node died in between. The row alone is given back.
+            Err(ledger::Error::Rejected(_)) => {
+                self.store.release_claim(execution_id, lease).await?;
+                Ok(())
+            }
+            Err(ledger::Error::LeaseLost) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes sandboxes whose node is not alive.

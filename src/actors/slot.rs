@@ -71,7 +71,7 @@ impl Handler<Offer> for Slot {
         let execution_id = claim.execution_id;
         let (bench, number) = (self.bench.clone(), self.number);
         let work = self.tasks.spawn_on(async move { bench.work(number, claim, stop).await }, &self.io);
-        let done = async move { work.await }.into_actor(self).map(move |result, slot, _| {
+        let done = work.into_actor(self).map(move |result, slot, _| {
             if let Err(lost) = result {
                 tracing::error!(error = %lost, %execution_id, "an attempt was lost; its lease will expire");
             }

@@ -118,6 +118,7 @@ impl Node {
             store: store.clone(),
             pool: Arc::clone(&pool),
             dead_after: config.leases.dead_after,
+            queue: queue.clone(),
         };
         let reaper = Reaper::new(round, config.leases.heartbeat, io.clone()).start();
         let root = Root::default().start();

@@ -14,6 +14,21 @@ pub struct Waiters {
     waiting: Mutex<HashMap<Uuid, watch::Sender<bool>>>,
 }
 
+/// One who waits, until it goes: most go without having waited, or without an answer.
+struct Waiting {
+    waiters: std::sync::Arc<Waiters>,
+    execution_id: Uuid,
+    told: Option<watch::Receiver<bool>>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // First, so that it is not counted below.
+        self.told = None;
+        self.waiters.forget(self.execution_id);
+    }
+}
+
 impl Waiters {
     /// Waits for the end of an execution: true once it was told of, false when the time is over.
     ///
@@ -23,14 +38,11 @@ impl Waiters {
         execution_id: Uuid,
         within: Duration,
     ) -> impl Future<Output = bool> + Send + 'static {
-        let mut told = self.lock().entry(execution_id).or_insert_with(|| watch::channel(false).0).subscribe();
-        let waiters = std::sync::Arc::clone(self);
+        let told = self.lock().entry(execution_id).or_insert_with(|| watch::channel(false).0).subscribe();
+        let mut waiting = Waiting { waiters: std::sync::Arc::clone(self), execution_id, told: Some(told) };
         async move {
-            let ended =
-                tokio::time::timeout(within, told.wait_for(|ended| *ended)).await.is_ok_and(|told| told.is_ok());
-            drop(told);
-            waiters.forget(execution_id);
-            ended
+            let Some(told) = &mut waiting.told else { return false };
+            tokio::time::timeout(within, told.wait_for(|ended| *ended)).await.is_ok_and(|told| told.is_ok())
         }
     }
 
@@ -55,5 +67,25 @@ impl Waiters {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<bool>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_goes_without_waiting_leaves_nothing_behind() {
+        let (waiters, id) = (Arc::<Waiters>::default(), Uuid::now_v7());
+        drop(waiters.ended(id, Duration::from_secs(60)));
+        assert!(waiters.awaited().is_empty());
+        let (one, other) = (waiters.ended(id, Duration::from_secs(60)), waiters.ended(id, Duration::from_secs(60)));
+        assert!(tokio::time::timeout(Duration::from_millis(1), one).await.is_err());
+        assert_eq!(waiters.awaited(), [id]);
+        waiters.wake(id);
+        assert!(other.await);
+        assert!(waiters.awaited().is_empty());
     }
 }

@@ -66,15 +66,22 @@ impl App {
     }
 
     /// Waits until the execution has ended or the time is over, whichever is first, and answers
-    /// with the record of that moment.
-    pub async fn record_at_end(&self, origin: &Origin, id: Uuid, within: Duration) -> Result<ExecutionRecord, Problem> {
-        let ended = self.waiters.ended(id, within);
+    /// with the record of that moment. `patience` says how long, from the record as it is now.
+    pub async fn record_at_end(
+        &self,
+        origin: &Origin,
+        id: Uuid,
+        patience: impl FnOnce(&ExecutionRecord) -> Duration,
+    ) -> Result<ExecutionRecord, Problem> {
+        // Before the look at the record, so that an end between the two is not missed.
+        let ended = self.waiters.ended(id, Duration::MAX);
         let record = self.record(origin, id).await?;
+        let within = patience(&record);
         if record.is_ended() || within.is_zero() {
             return Ok(record);
         }
         tokio::select! {
-            _ = ended => {}
+            _ = tokio::time::timeout(within, ended) => {}
             () = self.stopping.cancelled() => {}
         }
         self.record(origin, id).await

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::header;
@@ -12,6 +13,9 @@ use serde::de::DeserializeOwned;
 use super::app::App;
 use super::problem::{Kind, Problem};
 use super::strict_json;
+
+/// How long a whole body may take, so that slow clients do not hold what others need.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A JSON body as a `T`.
 pub struct JsonBody<T>(pub T);
@@ -60,10 +64,16 @@ async fn text_of(request: &HttpRequest, payload: Payload) -> Result<String, Prob
         return Err(Problem::defect(&"the application is not registered"));
     };
     if request.headers().contains_key(header::CONTENT_ENCODING) {
-        return Err(Problem::new(Kind::UnsupportedMediaType, "a body with a content encoding is not read; send it plain"));
+        return Err(Problem::new(
+            Kind::UnsupportedMediaType,
+            "a body with a content encoding is not read; send it plain",
+        ));
     }
-    let bytes = within(app.config.limits.max_body_bytes, payload).await?;
-    let declared = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let bytes = tokio::time::timeout(PATIENCE, within(app.config.limits.max_body_bytes, payload))
+        .await
+        .map_err(|_| Problem::new(Kind::TooSlow, format!("the body took longer than {} s", PATIENCE.as_secs())))??;
+    let declared =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // A wrong type on a body that is JSON is forgiven: the body is what is meant.
     if !may_be_json(declared) && !matches!(bytes.trim_ascii_start().first(), None | Some(b'{')) {
         let detail = format!("send application/json, not {:?}", declared.chars().take(100).collect::<String>());

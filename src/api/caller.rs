@@ -108,8 +108,7 @@ fn admit(request: &HttpRequest, needed: Scope) -> Result<Origin, Problem> {
     let presented = presented_key(request).ok_or_else(|| {
         Problem::new(Kind::Unauthenticated, "send an API key, as \"Authorization: Bearer …\" or as \"X-API-Key: …\"")
     })?;
-    let key =
-        keys.find(presented).ok_or_else(|| Problem::new(Kind::Unauthenticated, "the API key is not known"))?;
+    let key = keys.find(presented).ok_or_else(|| Problem::new(Kind::Unauthenticated, "the API key is not known"))?;
     if !key.scopes.contains(&needed) && !key.scopes.contains(&Scope::Admin) {
         let scope = match needed {
             Scope::Submit => "submit",

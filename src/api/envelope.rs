@@ -79,10 +79,7 @@ fn refused_by_rate(request: &ServiceRequest) -> Option<Problem> {
 }
 
 /// An error answer becomes a problem, with the correlation id in it.
-fn as_problem(
-    response: ServiceResponse<impl MessageBody + 'static>,
-    correlation_id: &str,
-) -> ServiceResponse<BoxBody> {
+fn as_problem(response: ServiceResponse<impl MessageBody + 'static>, correlation_id: &str) -> ServiceResponse<BoxBody> {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response.map_into_boxed_body();

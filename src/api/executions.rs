@@ -37,19 +37,13 @@ pub async fn list(caller: Caller<Read>, app: web::Data<App>, mut params: Params)
     }
     params.done()?;
     let filter = store::Filter { tenant: Some(caller.tenant.clone()), status, job_type, ..store::Filter::default() };
-    let found = app
-        .read(move |store| async move { store.list(&filter, page.limit, page.offset.into()).await })
-        .await?;
+    let found = app.read(move |store| async move { store.list(&filter, page.limit, page.offset.into()).await }).await?;
     let items = items(&app, &found.records, extent).await?;
     Ok(HttpResponse::Ok().json(page.answer(items, found.has_more)))
 }
 
 /// Shows records with their output, until the answer has as much text as it may.
-async fn items(
-    app: &App,
-    records: &[store::Stored],
-    extent: Extent,
-) -> Result<Vec<serde_json::Value>, Problem> {
+async fn items(app: &App, records: &[store::Stored], extent: Extent) -> Result<Vec<serde_json::Value>, Problem> {
     let mut bytes = 0;
     let with_text = records
         .iter()
@@ -63,7 +57,9 @@ async fn items(
     let blobs = app.blobs(hashes).await?;
     let shown = |(index, stored): (usize, &store::Stored)| {
         let mut item = json!(View::of(&stored.record, extent, &blobs));
-        if index >= with_text && let Some(fields) = item.as_object_mut() {
+        if index >= with_text
+            && let Some(fields) = item.as_object_mut()
+        {
             fields.insert("output_omitted".to_owned(), true.into());
         }
         item
@@ -110,7 +106,10 @@ async fn as_it_was(
     let envelopes: Vec<Envelope> = events.iter().map(|event| event.envelope()).collect::<Result<_, store::Error>>()?;
     let newest = envelopes.last().map_or(0, |envelope| envelope.version);
     if let Some(version) = at_version.filter(|version| *version > newest) {
-        return Err(Problem::new(Kind::NotFound, format!("execution {id} has {newest} events, and no version {version} yet")));
+        return Err(Problem::new(
+            Kind::NotFound,
+            format!("execution {id} has {newest} events, and no version {version} yet"),
+        ));
     }
     let is_in = |envelope: &&Envelope| {
         at_version.is_none_or(|version| envelope.version <= version) && at.is_none_or(|at| envelope.recorded_at <= at)

@@ -52,10 +52,8 @@ pub async fn get(
     params: Params,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    let (job_type, _) = app
-        .job_types
-        .resolve(name(&request))
-        .map_err(|unknown| Problem::new(Kind::NotFound, unknown.to_string()))?;
+    let (job_type, _) =
+        app.job_types.resolve(name(&request)).map_err(|unknown| Problem::new(Kind::NotFound, unknown.to_string()))?;
     Ok(HttpResponse::Ok().json(view(&app, job_type).await?))
 }
 

@@ -89,7 +89,7 @@ async fn accepted_answer(
 ) -> Result<HttpResponse, Problem> {
     let location = (header::LOCATION, format!("/jobs/{}", accepted.execution_id));
     if !wait.is_zero() {
-        let record = app.record_at_end(origin, accepted.execution_id, wait).await?;
+        let record = app.record_at_end(origin, accepted.execution_id, |_| wait).await?;
         if record.is_ended() {
             let blobs = app.blobs(view::shown_blobs(&record, extent)).await?;
             return Ok(HttpResponse::Ok().insert_header(location).json(View::of(&record, extent, &blobs)));
@@ -178,14 +178,13 @@ pub async fn result(
     let timeout = params.seconds("timeout", MAX_WAIT, 30.0);
     let extent = Extent::full_if(params.full_view());
     params.done()?;
-    let record = app.record_at_end(&caller, id, if wait { timeout } else { Duration::ZERO }).await?;
+    let record = app.record_at_end(&caller, id, |_| if wait { timeout } else { Duration::ZERO }).await?;
     if record.is_ended() {
         let blobs = app.blobs(view::shown_blobs(&record, extent)).await?;
         return Ok(HttpResponse::Ok().json(View::of(&record, extent, &blobs)));
     }
     if wait {
-        let detail = format!("the job is still {} after {} s; ask again", record.status(), timeout.as_secs_f64());
-        return Err(Problem::new(Kind::NotYet, detail).about(id));
+        return Err(not_yet(&app, &record, timeout));
     }
     let queue_position = queue_position(&app, &record).await?;
     Ok(HttpResponse::Ok().json(json!({
@@ -194,6 +193,19 @@ pub async fn result(
         "message": message(&record, queue_position),
         "queue_position": queue_position,
     })))
+}
+
+/// The wait is over and the job is not.
+fn not_yet(app: &App, record: &ExecutionRecord, waited: Duration) -> Problem {
+    let (id, status) = (record.execution_id, record.status());
+    let problem = if app.stopping.is_cancelled() {
+        Problem::unavailable(format!("the server is stopping; the job is {status} and not lost: ask again"))
+    } else {
+        let waited = waited.as_secs_f64();
+        let detail = format!("the job is still {status} after {waited} s and goes on; ask /jobs/{id}/result again");
+        Problem::new(Kind::NotYet, detail)
+    };
+    problem.about(id)
 }
 
 async fn queue_position(app: &App, record: &ExecutionRecord) -> Result<Option<u64>, Problem> {
@@ -312,16 +324,9 @@ pub async fn execute(
     params.done()?;
     let accepted = enter(&app, caller.origin.clone(), body).await?;
     let id = accepted.execution_id;
-    let record = app.record(&caller, id).await?;
-    let patience = patience(&record);
-    let record = if record.is_ended() { record } else { app.record_at_end(&caller, id, patience).await? };
+    let record = app.record_at_end(&caller, id, patience).await?;
     if !record.is_ended() {
-        let detail = format!(
-            "the job is still {} after {} s and goes on; its result will be at /jobs/{id}/result",
-            record.status(),
-            patience.as_secs()
-        );
-        return Err(Problem::new(Kind::NotYet, detail).about(id));
+        return Err(not_yet(&app, &record, patience(&record)));
     }
     let blobs = app.blobs(view::shown_blobs(&record, Extent::Short)).await?;
     Ok(HttpResponse::Ok().json(Executed::of(&record, &blobs)))

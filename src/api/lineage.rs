@@ -43,7 +43,8 @@ pub async fn graph(
 
 fn shown(id: Uuid, family: &[ExecutionRecord], truncated: bool) -> Value {
     let by_id: BTreeMap<_, _> = family.iter().map(|record| (record.execution_id, record)).collect();
-    let parent = |record: &ExecutionRecord| record.submitted.parent.filter(|parent| by_id.contains_key(&parent.execution_id));
+    let parent =
+        |record: &ExecutionRecord| record.submitted.parent.filter(|parent| by_id.contains_key(&parent.execution_id));
     let edges: Vec<_> = by_id
         .values()
         .filter_map(|record| {
@@ -69,7 +70,9 @@ fn shown(id: Uuid, family: &[ExecutionRecord], truncated: bool) -> Value {
 
 /// The nearest first. An id is made after its parent's, so there is no circle to walk in.
 fn ancestors(id: Uuid, by_id: &BTreeMap<Uuid, &ExecutionRecord>) -> Vec<Uuid> {
-    let parent = |id: &Uuid| by_id.get(id)?.submitted.parent.map(|parent| parent.execution_id).filter(|id| by_id.contains_key(id));
+    let parent = |id: &Uuid| {
+        by_id.get(id)?.submitted.parent.map(|parent| parent.execution_id).filter(|id| by_id.contains_key(id))
+    };
     std::iter::successors(parent(&id), parent).take(by_id.len()).collect()
 }
 

@@ -191,7 +191,9 @@ mod tests {
     fn only_the_canonical_form_of_an_id_is_one() {
         let id = Uuid::now_v7();
         assert_eq!(execution_id(&id.to_string()).unwrap(), id);
-        for text in ["", "abc", "../../etc/passwd", "\0", &id.simple().to_string(), &id.urn().to_string(), &"a".repeat(9999)] {
+        for text in
+            ["", "abc", "../../etc/passwd", "\0", &id.simple().to_string(), &id.urn().to_string(), &"a".repeat(9999)]
+        {
             let problem = execution_id(text).unwrap_err();
             assert_eq!(problem.kind(), Kind::Malformed);
             assert!(problem.detail().len() < 300);

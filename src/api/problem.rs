@@ -32,6 +32,8 @@ pub enum Kind {
     MethodNotAllowed,
     /// The job did not end while the client was ready to wait.
     NotYet,
+    /// The body did not arrive in time.
+    TooSlow,
     IdempotencyConflict,
     /// What is asked for does not fit what the execution is now.
     Conflict,
@@ -57,6 +59,7 @@ impl Kind {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "The path does not have this method")
             }
             Self::NotYet => (StatusCode::REQUEST_TIMEOUT, "not-yet", "The job has not ended yet"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow", "The request did not arrive in time"),
             Self::IdempotencyConflict => {
                 (StatusCode::CONFLICT, "idempotency-conflict", "The idempotency key was used for another payload")
             }
@@ -91,9 +94,12 @@ impl Kind {
     }
 }
 
-/// An error as a client sees it.
+/// An error as a client sees it. Boxed, because most answers carry none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct Problem(Box<Facts>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Facts {
     kind: Kind,
     detail: Cow<'static, str>,
     errors: Vec<FieldFault>,
@@ -105,7 +111,7 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
+        Self(Box::new(Facts {
             kind,
             detail: detail.into(),
             errors: Vec::new(),
@@ -113,14 +119,16 @@ impl Problem {
             existing_job_id: None,
             retry_after: None,
             allow: None,
-        }
+        }))
     }
 
     /// What is wrong, by field. A fault of size makes the whole a 413.
     pub fn invalid(faults: Vec<FieldFault>) -> Self {
         let kind = if faults.iter().any(|fault| fault.is_size) { Kind::TooLarge } else { Kind::Invalid };
         let detail: Vec<_> = faults.iter().map(|fault| format!("{} {}", fault.field, fault.message)).collect();
-        Self { errors: faults, ..Self::new(kind, detail.join("; ")) }
+        let mut problem = Self::new(kind, detail.join("; "));
+        problem.0.errors = faults;
+        problem
     }
 
     /// One field that is wrong; `message` continues a sentence that begins with its name.
@@ -149,28 +157,28 @@ impl Problem {
 
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
-        self.retry_after = Some(wait);
+        self.0.retry_after = Some(wait);
         self
     }
 
     #[must_use]
     pub fn about(mut self, execution_id: Uuid) -> Self {
-        self.execution_id = Some(execution_id);
+        self.0.execution_id = Some(execution_id);
         self
     }
 
     #[must_use]
     pub fn allow(mut self, methods: String) -> Self {
-        self.allow = Some(methods);
+        self.0.allow = Some(methods);
         self
     }
 
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.0.kind
     }
 
     pub fn detail(&self) -> &str {
-        &self.detail
+        &self.0.detail
     }
 
     /// The problem behind an error answer, whoever made it.
@@ -195,16 +203,16 @@ impl Problem {
     }
 
     pub fn answer(&self, correlation_id: &str) -> HttpResponse {
-        let mut response = HttpResponse::build(self.kind.status()).json(self.body(Some(correlation_id)));
+        let mut response = HttpResponse::build(self.0.kind.status()).json(self.body(Some(correlation_id)));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some(methods) = self.allow.as_deref().and_then(|methods| HeaderValue::from_str(methods).ok()) {
+        if let Some(methods) = self.0.allow.as_deref().and_then(|methods| HeaderValue::from_str(methods).ok()) {
             headers.insert(header::ALLOW, methods);
         }
-        if self.kind == Kind::Unauthenticated {
+        if self.0.kind == Kind::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
@@ -212,21 +220,22 @@ impl Problem {
 
     /// Whole seconds, at least one.
     fn retry_after_seconds(&self) -> Option<u64> {
-        self.retry_after.map(|wait| wait.as_secs_f64().ceil().max(1.0) as u64)
+        self.0.retry_after.map(|wait| wait.as_secs_f64().ceil().max(1.0) as u64)
     }
 
     fn body<'a>(&'a self, correlation_id: Option<&'a str>) -> Body<'a> {
-        let (status, slug, title) = self.kind.row();
+        let facts = &*self.0;
+        let (status, slug, title) = facts.kind.row();
         Body {
             kind: format!("urn:tako-vm:problem:{slug}"),
             title,
             status: status.as_u16(),
-            detail: &self.detail,
+            detail: &facts.detail,
             correlation_id,
-            execution_id: self.execution_id,
-            existing_job_id: self.existing_job_id,
+            execution_id: facts.execution_id,
+            existing_job_id: facts.existing_job_id,
             retry_after: self.retry_after_seconds(),
-            errors: &self.errors,
+            errors: &facts.errors,
         }
     }
 }
@@ -253,13 +262,13 @@ struct Body<'a> {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
+        f.write_str(&self.0.detail)
     }
 }
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        self.kind.status()
+        self.0.kind.status()
     }
 
     fn error_response(&self) -> HttpResponse {
@@ -275,12 +284,15 @@ impl From<intake::Refusal> for Problem {
             Refusal::Invalid { faults } => Self::invalid(faults),
             Refusal::JobType(_) => Self::field("job_type", format!("is not known: {detail}")),
             Refusal::IdempotencyConflict { existing, .. } => {
-                Self { existing_job_id: Some(existing), ..Self::new(Kind::IdempotencyConflict, detail) }
+                let mut problem = Self::new(Kind::IdempotencyConflict, detail);
+                problem.0.existing_job_id = Some(existing);
+                problem
             }
             Refusal::NotFound(id) | Refusal::NotADeadLetter(id) => Self::new(Kind::NotFound, detail).about(id),
             Refusal::AlreadyEnded { execution_id, .. } => Self::new(Kind::AlreadyEnded, detail).about(execution_id),
-            Refusal::NotEnded(execution_id)
-            | Refusal::NotRepeatable { execution_id, .. } => Self::new(Kind::Conflict, detail).about(execution_id),
+            Refusal::NotEnded(execution_id) | Refusal::NotRepeatable { execution_id, .. } => {
+                Self::new(Kind::Conflict, detail).about(execution_id)
+            }
             Refusal::QueueFull { retry_after, .. } | Refusal::Unavailable { retry_after } => {
                 Self::new(Kind::Unavailable, detail).retry_after(retry_after)
             }

@@ -55,8 +55,10 @@ pub async fn replay(
     });
     let location = (header::LOCATION, format!("/executions/{}", accepted.execution_id));
     if !wait.is_zero() {
-        let record = app.record_at_end(&caller, accepted.execution_id, wait).await?;
-        if record.is_ended() && let Some(fields) = body.as_object_mut() {
+        let record = app.record_at_end(&caller, accepted.execution_id, |_| wait).await?;
+        if record.is_ended()
+            && let Some(fields) = body.as_object_mut()
+        {
             fields.insert("status".to_owned(), json!(record.status()));
             judge(&app, &caller, id, &record, fields).await?;
             return Ok(HttpResponse::Ok().insert_header(location).json(body));

@@ -5,7 +5,9 @@ use actix_web::{Handler, HttpRequest, HttpResponse, Resource, Responder, Route, 
 use serde_json::json;
 
 use super::problem::{Kind, Problem};
-use super::{artifacts, dlq, events, executions, health, job_types, jobs, lineage, metrics, openapi, output, pool, replay};
+use super::{
+    artifacts, dlq, events, executions, health, job_types, jobs, lineage, metrics, openapi, output, pool, replay,
+};
 
 /// A path with its methods. A method that is not here is answered 405, with those that are.
 pub struct Path {
@@ -53,10 +55,8 @@ impl Path {
 
     fn resource(self) -> Resource {
         let allow = self.methods().map(Method::as_str).collect::<Vec<_>>().join(", ");
-        let resource = self
-            .routes
-            .into_iter()
-            .fold(web::resource(self.pattern), |resource, (_, route)| resource.route(route));
+        let resource =
+            self.routes.into_iter().fold(web::resource(self.pattern), |resource, (_, route)| resource.route(route));
         resource.default_service(web::to(move |request: HttpRequest| {
             let detail = format!("{} does not take {}, but {allow}", shown(request.path()), request.method());
             let problem = Problem::new(Kind::MethodNotAllowed, detail).allow(allow.clone());

@@ -8,6 +8,7 @@ use actix_web::{App as HttpApp, HttpServer, middleware, web};
 
 use super::app::App;
 use super::caller::Keys;
+use super::metrics::Counts;
 use super::rate_limit::RateLimit;
 use super::{envelope, routes};
 
@@ -25,11 +26,13 @@ pub fn serve(app: web::Data<App>, listener: TcpListener, http_workers: usize) ->
         .map_err(|name| std::io::Error::other(format!("the hash of API key {name:?} is no SHA-256")))?;
     let keys = web::Data::new(keys);
     let rate_limit = web::Data::new(RateLimit::new(&app.config.rate_limit));
+    let counts = web::Data::new(Counts::default());
     let server = HttpServer::new(move || {
         HttpApp::new()
             .app_data(app.clone())
             .app_data(keys.clone())
             .app_data(rate_limit.clone())
+            .app_data(counts.clone())
             .configure(routes::configure)
             .default_service(web::to(routes::no_such_path))
             .wrap(middleware::from_fn(envelope::wrap))

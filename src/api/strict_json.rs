@@ -14,9 +14,8 @@ use crate::actors::submission::FieldFault;
 /// Malformed for what is not JSON, with line and column; invalid for what is JSON and not a `T`,
 /// naming every unknown or repeated field at once, else the first field of a wrong type.
 pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| {
-        Problem::new(Kind::Malformed, format!("the body is not valid JSON: {error}"))
-    })?;
+    serde_json::from_str::<IgnoredAny>(text)
+        .map_err(|error| Problem::new(Kind::Malformed, format!("the body is not valid JSON: {error}")))?;
     let Keys(keys) = serde_json::from_str(text).map_err(|error| {
         let said = match is_text_fault(&error) {
             true => "contains a field name with a lone surrogate, which is not Unicode text",
@@ -39,7 +38,8 @@ pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
 /// What serde says, as the end of a sentence that begins with the field's name.
 fn said_of(error: &serde_json::Error) -> String {
     if is_text_fault(error) {
-        return "contains a lone surrogate (\\ud800 to \\udfff without its other half), which is not Unicode text".into();
+        return "contains a lone surrogate (\\ud800 to \\udfff without its other half), which is not Unicode text"
+            .into();
     }
     let said = error.to_string();
     let said = said.split(" at line ").next().unwrap_or(&said);

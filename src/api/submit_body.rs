@@ -123,10 +123,9 @@ impl SubmitBody {
                 Err(error) => fault(&format!("files[{name:.60?}]"), format!("is not base64: {error}")),
             }
         }
-        for (field, value, none) in [
-            ("callback_url", &self.callback_url, &["\"\""] as &[_]),
-            ("secrets", &self.secrets, &["{}", "[]"]),
-        ] {
+        for (field, value, none) in
+            [("callback_url", &self.callback_url, &["\"\""] as &[_]), ("secrets", &self.secrets, &["{}", "[]"])]
+        {
             let given = value.as_ref().map(|value| value.get().split_ascii_whitespace().collect::<String>());
             if given.is_some_and(|given| !none.contains(&given.as_str())) {
                 fault(field, "is not available in this version; leave it out".to_owned());
@@ -200,7 +199,13 @@ mod tests {
     #[test]
     fn what_json_cannot_tell_is_told_by_field_all_at_once() {
         let detail = refused(r#"{"timeout": -1, "not_before": "soon", "files": {"a": "%"}, "secrets": {"k": "v"}}"#);
-        for said in ["code must be given", "timeout must be a positive", "not_before must be a time", "is not base64", "secrets is not available"] {
+        for said in [
+            "code must be given",
+            "timeout must be a positive",
+            "not_before must be a time",
+            "is not base64",
+            "secrets is not available",
+        ] {
             assert!(detail.contains(said), "{said}: {detail}");
         }
         assert!(!detail.contains("\"v\""));

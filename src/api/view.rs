@@ -167,11 +167,8 @@ impl<'a> Full<'a> {
             NamedBlob { name: CODE, hash: submitted.code, bytes: size(submitted.code) },
             NamedBlob { name: INPUT, hash: submitted.input, bytes: size(submitted.input) },
         ];
-        let given = submitted.files.iter().map(|file| NamedBlob {
-            name: &file.name,
-            hash: file.hash,
-            bytes: Some(file.bytes),
-        });
+        let given =
+            submitted.files.iter().map(|file| NamedBlob { name: &file.name, hash: file.hash, bytes: Some(file.bytes) });
         let made = observed.map(|observed| observed.artifacts.as_slice()).unwrap_or_default().iter();
         let refused = observed.map(|observed| observed.refused_artifacts.as_slice()).unwrap_or_default().iter();
         Self {
@@ -282,9 +279,7 @@ pub fn fault(record: &ExecutionRecord) -> Option<Fault> {
     };
     let (error_type, message, phase, exception) = match ending {
         Ending::Succeeded { .. } => return None,
-        Ending::Failed { error, .. } => {
-            (error.error_type, error.message.clone(), error.phase, error.exception.clone())
-        }
+        Ending::Failed { error, .. } => (error.error_type, error.message.clone(), error.phase, error.exception.clone()),
         Ending::TimedOut { phase, limit_ms, .. } => {
             let (error_type, what) = match phase {
                 Phase::Queue => (ErrorType::Timeout, "waited"),

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::Context;
 use super::client::{Server, text};
-use crate::domain::{Envelope, Event, EventKind, ExecutionRecord};
+use crate::domain::{Envelope, Event, ExecutionRecord};
+use crate::store;
 
 /// Show an execution's events, and what each made of its record
 #[derive(Debug, clap::Args)]
@@ -66,16 +67,15 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
 
 /// An event as the API shows it, back in the domain's model.
 fn envelope(event: &Value) -> Result<Envelope> {
-    let name = text(event, "type");
-    let kind = EventKind::from_name(name).with_context(|| format!("this program does not know event type {name}"))?;
     let payload = event.get("payload").unwrap_or(&Value::Null).to_string();
+    let schema_version = serde_json::from_value(event["schema_version"].clone())?;
     Ok(Envelope {
         event_id: text(event, "event_id").parse()?,
         stream_id: text(event, "stream_id").parse()?,
         version: serde_json::from_value(event["version"].clone())?,
         recorded_at: serde_json::from_value(event["recorded_at"].clone())?,
         correlation_id: serde_json::from_value(event["correlation_id"].clone())?,
-        event: Event::from_payload(kind, &payload)?,
+        event: store::event_of(text(event, "type"), schema_version, &payload)?,
     })
 }
 
@@ -103,7 +103,12 @@ fn gist(event: &Event) -> String {
         }
         Event::ExecutionSucceeded(succeeded) => {
             let timing = &succeeded.observed.timing;
-            format!("{} ms of {} ms running, {} artifacts", timing.execution_ms, timing.total_ms, succeeded.observed.artifacts.len())
+            format!(
+                "{} ms of {} ms running, {} artifacts",
+                timing.execution_ms,
+                timing.total_ms,
+                succeeded.observed.artifacts.len()
+            )
         }
         Event::ExecutionFailed(failed) => format!("{}: {}", failed.error.error_type.as_str(), failed.error.message),
         Event::ExecutionTimedOut(timed_out) => format!("limit {} ms", timed_out.limit_ms),

@@ -7,8 +7,10 @@
 mod client;
 mod config;
 pub mod dev;
+mod events;
 mod history;
 mod lineage;
+mod projections;
 mod replay;
 mod rerun;
 pub mod server;
@@ -43,11 +45,13 @@ struct Cli {
 enum Command {
     Config(config::Args),
     Dev(dev::Args),
+    Events(events::Args),
     Server(server::Args),
     Setup(setup::Args),
     Status(status::Args),
     History(history::Args),
     Lineage(lineage::Args),
+    Projections(projections::Args),
     Replay(replay::Args),
     Rerun(rerun::Args),
     Submit(submit::Args),
@@ -90,11 +94,13 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Config(args) => config::run(args, &mut context),
         Command::Dev(args) => dev::run(args, &mut context),
+        Command::Events(args) => events::run(args, &mut context),
         Command::Server(args) => server::run(args, &mut context),
         Command::Setup(args) => setup::run(args, &mut context),
         Command::Status(args) => status::run(args, &mut context),
         Command::History(args) => history::run(args, &mut context),
         Command::Lineage(args) => lineage::run(args, &mut context),
+        Command::Projections(args) => projections::run(args, &mut context),
         Command::Replay(args) => replay::run(args, &mut context),
         Command::Rerun(args) => rerun::run(args, &mut context),
         Command::Submit(args) => submit::run(args, &mut context),

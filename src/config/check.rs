@@ -120,7 +120,7 @@ impl Config {
             });
         }
         check_pool(bounds, "pool", self.pool.min_idle, self.pool.max_idle);
-        bounds.seconds("pool.max_age", self.pool.max_age, 1.0, DAY);
+        bounds.seconds("pool.max_age", self.pool.max_age, 10.0, DAY);
     }
 
     fn check_limits(&self, bounds: &mut Bounds) {

@@ -25,14 +25,9 @@ pub(super) fn config(mut given: Value) -> Result<Config, Found> {
         }
         // Nobody wrote these values, so nobody can be told that they exceed the limits.
         let limits = &config.limits;
-        job_type.timeout = job_type
-            .timeout
-            .min(limits.max_timeout)
-            .max(limits.min_timeout);
-        job_type.startup_timeout = job_type
-            .startup_timeout
-            .min(limits.max_startup_timeout)
-            .max(limits.min_startup_timeout);
+        job_type.timeout = job_type.timeout.min(limits.max_timeout).max(limits.min_timeout);
+        job_type.startup_timeout =
+            job_type.startup_timeout.min(limits.max_startup_timeout).max(limits.min_startup_timeout);
         config.job_types.entry(name).or_insert(job_type);
     }
     found.extend(config.check());
@@ -168,10 +163,7 @@ mod tests {
         let limits = json!({"max_timeout": 60, "max_startup_timeout": 100});
         let config = config(json!({"limits": limits})).unwrap();
         let heavy = &config.job_types["ml-inference"];
-        assert_eq!(
-            (heavy.timeout.as_secs(), heavy.startup_timeout.as_secs()),
-            (60, 100)
-        );
+        assert_eq!((heavy.timeout.as_secs(), heavy.startup_timeout.as_secs()), (60, 100));
     }
 
     #[test]

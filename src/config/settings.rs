@@ -189,7 +189,7 @@ pub enum Scope {
     Submit,
     /// Read records, events, output and artifacts.
     Read,
-    /// Everything, of every tenant: builds, the dead-letter queue, audit.
+    /// Builds, audit and the log of all tenants (`GET /events`). Records stay the tenant's own.
     Admin,
 }
 

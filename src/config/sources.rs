@@ -77,10 +77,7 @@ impl Sources {
     /// [`Error::Unreadable`] for a file; [`Error::Invalid`] with everything that is wrong;
     /// [`Error::OpenBind`] for a server that anybody could use.
     pub fn load(&self) -> Result<Loaded, Error> {
-        let mut layers = Layers {
-            value: Value::Object(Map::new()),
-            ..Layers::default()
-        };
+        let mut layers = Layers { value: Value::Object(Map::new()), ..Layers::default() };
         if let Some(path) = self.find() {
             layers.read_main(path)?;
         }
@@ -313,13 +310,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let loaded = sources(dir.path()).load().unwrap();
         assert!(loaded.files.is_empty());
-        assert_eq!(
-            loaded.config,
-            Config {
-                data_dir: dir.path().join(".tako"),
-                ..Config::default()
-            }
-        );
+        assert_eq!(loaded.config, Config { data_dir: dir.path().join(".tako"), ..Config::default() });
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub enum Rejection {
     LeaseLost { lease: i64 },
     #[error("execution is not queued")]
     NotQueued,
+    #[error("execution has not started yet")]
+    NotStarted,
     #[error("execution has not ended yet")]
     NotEnded,
     #[error("execution is not waiting in the dead letter queue")]
@@ -57,10 +59,17 @@ fn decide_for(record: &ExecutionRecord, command: Command) -> Result<Vec<Event>, 
             if claim.lease != lease {
                 return Err(Rejection::LeaseLost { lease });
             }
+            // The sandbox came too late: nothing may run that somebody has cancelled.
+            if record.cancel_requested.is_some() {
+                return Ok(vec![cancelled(record, None)]);
+            }
             Ok(vec![ExecutionStarted { sandbox }.into()])
         }
         Command::Finish { lease, ending } => {
             held(record, lease)?;
+            if matches!((&record.state, &*ending), (JobState::Dequeued { .. }, Ending::Succeeded { .. })) {
+                return Err(Rejection::NotStarted);
+            }
             Ok(end(record, *ending))
         }
         Command::FailAttempt { lease, error, retry } => {
@@ -138,7 +147,9 @@ fn fail_attempt(record: &ExecutionRecord, error: Failure, retry: Retry) -> Vec<E
         return vec![cancelled(record, None)];
     }
     match retry {
-        Retry::At { not_before, delay_ms } if record.attempt < record.submitted.max_attempts => {
+        Retry::At { not_before, delay_ms }
+            if error.error_type.is_infrastructure() && record.attempt < record.submitted.max_attempts =>
+        {
             let attempt = record.attempt;
             vec![RetryScheduled { attempt, delay_ms, not_before, cause: error }.into()]
         }

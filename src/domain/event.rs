@@ -14,6 +14,7 @@ macro_rules! events {
         /// A fact, with its payload. Stored by kind, schema version and payload.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "type", content = "payload")]
+        #[expect(clippy::large_enum_variant, reason = "few live at a time, and boxes would be in every pattern")]
         pub enum Event {
             $($name($name),)*
         }
@@ -100,13 +101,6 @@ events! {
     NodeStarted,
     NodeDraining,
     NodeStopped,
-}
-
-impl EventKind {
-    /// The schema version that is written today.
-    pub fn schema_version(self) -> i16 {
-        1
-    }
 }
 
 /// A job was accepted. The first event of an execution's stream, and complete: with the blobs

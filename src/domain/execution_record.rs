@@ -76,6 +76,7 @@ pub struct Claim {
 /// Where an execution is in its life; each state carries what is known in it and no more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one per record, and a box would be in every pattern")]
 pub enum JobState {
     Queued {
         /// Not to be started before.
@@ -268,6 +269,9 @@ impl ExecutionRecord {
         match &envelope.event {
             Event::JobDequeued(dequeued) => {
                 let JobState::Queued { .. } = self.state else { return None };
+                if self.attempt.checked_add(1) != Some(dequeued.attempt) {
+                    return None;
+                }
                 self.attempt = dequeued.attempt;
                 let claim = Claim { node_id: dequeued.node_id, slot: dequeued.slot, lease: dequeued.lease };
                 self.state = JobState::Dequeued { dequeued_at: at, claim };

@@ -5,6 +5,7 @@
 //! that fold's result, so what a client reads and what a replay of the log gives are the same
 //! code.
 
+mod catalog;
 mod command;
 mod decide;
 mod digest;
@@ -17,6 +18,7 @@ pub mod outcome;
 mod retry;
 mod scrub;
 
+pub use catalog::{Edition, Explained, Field};
 pub use command::{Command, Retry};
 pub use decide::{Rejection, decide};
 pub use digest::{Digest, canonical_json, canonical_json_digest};
@@ -35,3 +37,6 @@ pub use job::{
 pub use json_text::{JsonObject, JsonTextError, MAX_DEPTH};
 pub use retry::RetryPolicy;
 pub use scrub::scrub;
+
+#[cfg(test)]
+mod tests;

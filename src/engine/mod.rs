@@ -85,7 +85,12 @@ pub trait Sandbox: Send {
     /// From the start of the sandbox to the interpreter being ready.
     fn startup(&self) -> Duration;
 
-    /// Runs the job and destroys the sandbox, which is gone when this returns.
+    /// Whether the interpreter still waits for its job. Answers at once; a sandbox that died
+    /// unheard may still seem to wait.
+    fn is_waiting(&mut self) -> bool;
+
+    /// Runs the job and destroys the sandbox: when this returns every process of it is dead, and
+    /// the removal of what is left is under way or done.
     ///
     /// `output` receives standard output and error as they come; a receiver that is slow or
     /// gone does not slow the job. `cancel` ends the job early; the report then says so.

@@ -78,6 +78,10 @@ impl Sandbox for ScriptedSandbox {
         Duration::ZERO
     }
 
+    fn is_waiting(&mut self) -> bool {
+        true
+    }
+
     async fn run(
         self: Box<Self>,
         job: Job,

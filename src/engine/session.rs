@@ -4,6 +4,8 @@
 //! So every size, count and order that the guest promises is checked here again, and a
 //! guest that breaks a promise is lost, never believed.
 
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tako_guest::frame::{self, HEADER_BYTES, Kind};
 use tako_guest::protocol::{self, Boot, Cancel, Fault, FaultKind, FileHeader, Phase, Ready, Report, VERSION};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +81,14 @@ impl Session {
             Kind::Fault => Err(Error::Startup(parse_fault(&payload)?)),
             kind => Err(lost(format!("guest sent {kind:?} before it was ready"))),
         }
+    }
+
+    /// Whether the guest is silent and connected, as one whose interpreter waits must be.
+    pub fn is_waiting(&mut self) -> bool {
+        let mut byte = [0; 1];
+        let mut unexpected = ReadBuf::new(&mut byte);
+        let mut context = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.frames.reader).poll_read(&mut context, &mut unexpected).is_pending()
     }
 
     /// Runs the job and waits for the report, after which the sandbox is of no more use.

@@ -4,6 +4,7 @@ use super::append::{NewEvent, RecordRow};
 use super::error::Error;
 use super::events::StoredEvent;
 use super::executions::Stored;
+use super::upcast::{NotUpcast, upcast};
 use crate::domain::{Envelope, Event, EventKind, ExecutionRecord, JobState};
 
 /// Events as they are appended, each with the part that speaks.
@@ -36,24 +37,41 @@ impl StoredEvent {
     /// [`Error::Corrupt`] for a type or schema version that this program does not know, and for
     /// a payload that does not read.
     pub fn envelope(&self) -> Result<Envelope, Error> {
-        let unknown = |column, value: &dyn std::fmt::Display| {
-            Error::corrupt("events", self.position, column, format_args!("{value} is not known to this program"))
-        };
-        let kind = EventKind::from_name(&self.event_type).ok_or_else(|| unknown("event_type", &self.event_type))?;
-        let event = match self.schema_version {
-            // Here stand the upcasters, from the oldest version to today's.
-            1 => Event::from_payload(kind, &self.payload),
-            version => return Err(unknown("schema_version", &version)),
-        };
+        let event = event_of(&self.event_type, self.schema_version, &self.payload)
+            .map_err(|error| Error::corrupt("events", self.position, error.column, error.reason))?;
         Ok(Envelope {
             event_id: self.event_id,
             stream_id: self.stream_id,
             version: self.version,
             recorded_at: self.recorded_at,
             correlation_id: self.correlation_id.clone(),
-            event: event.map_err(|error| Error::corrupt("events", self.position, "payload", error))?,
+            event,
         })
     }
+}
+
+/// What is stored of an event does not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{column} cannot be read: {reason}")]
+pub struct Unreadable {
+    pub column: &'static str,
+    pub reason: String,
+}
+
+/// An event of a stored type, schema version and payload, in today's model.
+///
+/// # Errors
+/// [`Unreadable`], for a type or schema version that this program does not know and for a
+/// payload that is not what its schema version says.
+pub fn event_of(event_type: &str, schema_version: i16, payload: &str) -> Result<Event, Unreadable> {
+    let unreadable = |column, reason: String| Unreadable { column, reason };
+    let kind = EventKind::from_name(event_type)
+        .ok_or_else(|| unreadable("event_type", format!("{event_type} is not known to this program")))?;
+    let payload = upcast(kind, schema_version, payload).map_err(|error| match error {
+        NotUpcast::UnknownVersion(_) => unreadable("schema_version", error.to_string()),
+        NotUpcast::Misfit(_) => unreadable("payload", error.to_string()),
+    })?;
+    Event::from_payload(kind, &payload).map_err(|error| unreadable("payload", error.to_string()))
 }
 
 impl RecordRow {

@@ -7,6 +7,7 @@
 //! claims, heartbeats, blobs.
 
 mod append;
+mod audit;
 mod batch;
 mod blobs;
 pub mod chain;
@@ -22,13 +23,17 @@ mod job_type_versions;
 mod listener;
 mod nodes;
 mod queue;
+mod rebuild;
 mod row;
+mod streams;
+mod upcast;
 
 pub use append::{
     Append, Appended, Blob, DeadLetterChange, DeadLetterRow, Idempotency, NewEvent, Outcome, QueueChange, RecordRow,
     StreamKind,
 };
-pub use codec::new_events;
+pub use audit::Verified;
+pub use codec::{Unreadable, event_of, new_events};
 pub use database::{Options, Store, migrate};
 pub use dead_letters::DeadLetterFilter;
 pub use error::Error;
@@ -38,3 +43,4 @@ pub use job_type_versions::JobTypeVersion;
 pub use listener::{Listener, Wake};
 pub use nodes::{Node, NodeState};
 pub use queue::{Claim, HeldClaim, QueueStats};
+pub use rebuild::Rebuilt;

@@ -27,10 +27,7 @@ fn stderr(output: &Output) -> String {
 fn version_names_the_program_and_its_version() {
     let folder = tempfile::tempdir().unwrap();
     let output = tako_vm(folder.path(), &["version"]);
-    assert_eq!(
-        stdout(&output),
-        format!("tako-vm {}\n", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(stdout(&output), format!("tako-vm {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(output.status.code(), Some(0));
 }
 
@@ -91,10 +88,7 @@ fn config_shows_what_is_in_force_without_its_secrets() {
     let yaml = stdout(&tako_vm(folder.path(), &["config"]));
     assert!(yaml.contains("max_workers: 7"), "{yaml}");
     for shown in [stdout(&output), yaml] {
-        assert!(
-            !shown.contains("hunter2") && !shown.contains(hash),
-            "{shown}"
-        );
+        assert!(!shown.contains("hunter2") && !shown.contains(hash), "{shown}");
     }
 }
 

@@ -57,7 +57,8 @@ impl Cluster {
     pub fn start(settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("tako-it-").tempdir().unwrap().keep();
         let bin = server_binaries();
-        // PostgreSQL refuses to run as root.
+        // PostgreSQL refuses to run as root. A signal that reaches the server before its handlers
+        // stand is lost, so the guardian repeats it.
         let mut command = if unsafe { libc::geteuid() } == 0 {
             let owner = Command::new("chown").arg("postgres").arg(&folder).status().unwrap();
             assert!(owner.success());
@@ -75,7 +76,7 @@ impl Cluster {
              '{bin}/initdb' -D '{dir}/data' -U postgres -A trust -E UTF8 --no-sync >'{dir}/initdb.log' 2>&1; \
              '{bin}/postgres' -D '{dir}/data' -k '{dir}' -c listen_addresses= -c max_connections=200 \
              {settings} >'{dir}/server.log' 2>&1 & pid=$!; \
-             read _; kill -QUIT $pid; wait $pid; rm -rf '{dir}'",
+             read _; while kill -QUIT $pid 2>/dev/null; do sleep 0.1; done; rm -rf '{dir}'",
             bin = bin.display(),
             dir = folder.display(),
         ));

@@ -21,10 +21,7 @@ fn open_folder() -> tempfile::TempDir {
 async fn ask(cluster: &Cluster, database: &str, question: &str) -> String {
     let url = cluster.url(database);
     let mut connection = PgConnection::connect(url.expose()).await.unwrap();
-    sqlx::query_scalar(sqlx::AssertSqlSafe(question))
-        .fetch_one(&mut connection)
-        .await
-        .unwrap()
+    sqlx::query_scalar(sqlx::AssertSqlSafe(question)).fetch_one(&mut connection).await.unwrap()
 }
 
 fn kill_9(pid: u32) {
@@ -53,12 +50,7 @@ async fn a_cluster_has_its_database_and_writes_it_to_disk() {
     let cluster = Cluster::up(folder.path()).unwrap();
     assert!(cluster.is_new());
     let mut answers = Vec::new();
-    for setting in [
-        "fsync",
-        "synchronous_commit",
-        "data_checksums",
-        "server_encoding",
-    ] {
+    for setting in ["fsync", "synchronous_commit", "data_checksums", "server_encoding"] {
         answers.push(ask(&cluster, DATABASE, &format!("SHOW {setting}")).await);
     }
     // It would outlive a failed assertion.
@@ -82,13 +74,8 @@ async fn a_wrong_password_is_refused() {
 async fn what_was_committed_survives_kill_9_of_the_postmaster() {
     let folder = open_folder();
     let cluster = Cluster::start(folder.path()).unwrap();
-    let mut connection = PgConnection::connect(cluster.url(DATABASE).expose())
-        .await
-        .unwrap();
-    sqlx::query("CREATE TABLE t AS SELECT 'kept' AS v")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    let mut connection = PgConnection::connect(cluster.url(DATABASE).expose()).await.unwrap();
+    sqlx::query("CREATE TABLE t AS SELECT 'kept' AS v").execute(&mut connection).await.unwrap();
     let (url, pid) = (cluster.url(DATABASE), cluster.postmaster().pid);
     kill_9(pid);
     assert!(eventually(|| is_gone(folder.path())));
@@ -106,16 +93,10 @@ fn many_at_once_get_the_same_cluster() {
     let pids: Vec<u32> = std::thread::scope(|scope| {
         let up = || Cluster::up(folder.path()).unwrap().postmaster().pid;
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(up)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(pids.iter().all(|pid| *pid == pids[0]), "{pids:?}");
-    assert!(matches!(
-        Cluster::down(folder.path(), true).unwrap(),
-        State::Running(_)
-    ));
+    assert!(matches!(Cluster::down(folder.path(), true).unwrap(), State::Running(_)));
     assert_eq!(Cluster::state(folder.path()).unwrap(), State::Absent);
 }
 
@@ -160,10 +141,7 @@ async fn databases_are_made_empty_or_as_copies() {
     let cluster = Cluster::start(folder.path()).unwrap();
     let first = cluster.create_database("first", None).unwrap();
     let mut connection = PgConnection::connect(first.expose()).await.unwrap();
-    sqlx::query("CREATE TABLE t AS SELECT 'copied' AS v")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    sqlx::query("CREATE TABLE t AS SELECT 'copied' AS v").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     cluster.create_database("second", Some("first")).unwrap();
     assert_eq!(ask(&cluster, "second", "SELECT v FROM t").await, "copied");

@@ -110,7 +110,8 @@ async fn fifty_clients_with_one_key_make_one_execution() {
         })
         .collect();
     assert_eq!(ids.len(), 1);
-    let (status, problem) = world.post("/execute/async", json!({"code": "print other", "idempotency_key": "order-17"})).await;
+    let (status, problem) =
+        world.post("/execute/async", json!({"code": "print other", "idempotency_key": "order-17"})).await;
     assert_eq!(status, 409, "{problem}");
     assert_eq!(problem["existing_job_id"].as_str(), ids.first().map(String::as_str));
 }

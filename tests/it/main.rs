@@ -1,9 +1,13 @@
 //! The integration tests: one program, a module per subject.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
+#![allow(clippy::disallowed_methods, reason = "a test may look at the real clock")]
 
 #[path = "../attacks/mod.rs"]
 mod attacks;
+mod api;
+mod architecture;
+mod catalog;
 mod cli;
 mod db;
 mod dev;

@@ -113,7 +113,11 @@ impl World {
         let ends = events.iter().filter(|envelope| {
             matches!(
                 envelope.event.kind().as_str(),
-                "ExecutionSucceeded" | "ExecutionFailed" | "ExecutionTimedOut" | "ExecutionOutOfMemory" | "ExecutionCancelled"
+                "ExecutionSucceeded"
+                    | "ExecutionFailed"
+                    | "ExecutionTimedOut"
+                    | "ExecutionOutOfMemory"
+                    | "ExecutionCancelled"
             )
         });
         assert_eq!(ends.count(), 1, "{events:#?}");
@@ -129,7 +133,9 @@ fn serve(db: &Db, configure: impl FnOnce(&mut Config), choice: Choice) -> (Serve
     config.pool.min_idle = 0;
     configure(&mut config);
     let mut options = db.options.clone();
+    let node_id = Uuid::now_v7();
     options.max_connections = 8;
+    options.node = node_id.to_string();
     let (started, address) = mpsc::channel();
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::spawn(move || {
@@ -142,7 +148,7 @@ fn serve(db: &Db, configure: impl FnOnce(&mut Config), choice: Choice) -> (Serve
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let handle = io.handle().clone();
         actix::System::new().block_on(async move {
-            let service = Service::start(Arc::new(config), store, chosen, handle, listener).await.unwrap();
+            let service = Service::start(node_id, Arc::new(config), store, chosen, handle, listener).await.unwrap();
             started.send(service.address()).unwrap();
             // A test that panics drops its end, which stops the server as well.
             let grace = stopped.await.unwrap_or(Duration::ZERO);

@@ -22,9 +22,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use sandbox::Mould;
+use sandbox::{Mould, Prepared};
 use sys::{Child, Context, StepError};
-use wire::{Answer, Identity, Request, Setup};
+use wire::{Answer, Identity, Request, Setup, Spawn};
 
 /// Serves the host on descriptor 0 until it goes away. Answers the process's exit code.
 pub fn main() -> u8 {
@@ -41,6 +41,10 @@ struct Launcher {
     host: OwnedFd,
     mould: Option<Mould>,
     child: Option<Child>,
+    /// The next sandbox, made while nobody waited for it.
+    spare: Option<Prepared>,
+    /// What the spare is made like.
+    again: Option<Spawn>,
 }
 
 impl Launcher {
@@ -59,7 +63,7 @@ impl Launcher {
             libc::umask(0o022);
         }
         sys::name_process(c"tako-launcher");
-        Ok(Self { host, mould: None, child: None })
+        Ok(Self { host, mould: None, child: None, spare: None, again: None })
     }
 
     /// Answers requests until the host's end closes, then ends what still runs.
@@ -116,7 +120,11 @@ impl Launcher {
             }),
             (Request::Spawn(spawn), Some(mould), None) if !fds.is_empty() => {
                 let frames = fds.remove(0);
-                sandbox::spawn(mould, &spawn, frames, fds.pop()).map(Some)
+                let spare = self.spare.take();
+                start(mould, spare, spawn, &frames, fds.pop()).map(|(child, again)| {
+                    self.again = again.then_some(spawn);
+                    Some(child)
+                })
             }
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "request out of order")),
         };
@@ -138,13 +146,40 @@ impl Launcher {
         let Some(child) = self.child.take() else { return Ok(()) };
         let status = sys::wait_for_end(child.pid)?;
         self.say(&Answer::Exited { status })?;
-        // The next sandbox's network, made while nobody waits for it.
-        renew_network().map_err(io::Error::other)
+        // While nobody waits: the next sandbox's network and, as most are like the one before,
+        // the sandbox itself. Why it fails is told when it is asked for.
+        renew_network().map_err(io::Error::other)?;
+        if let (Some(mould), Some(spawn)) = (&self.mould, self.again) {
+            self.spare = Prepared::new(mould, spawn, None).ok();
+        }
+        Ok(())
     }
 
     fn say(&self, answer: &Answer) -> io::Result<()> {
         packet::send(self.host.as_fd(), &serde_json::to_vec(answer)?, &[])
     }
+}
+
+/// Starts a sandbox, the spare one if it is as asked for; whether a spare can be made like it.
+fn start(
+    mould: &Mould,
+    spare: Option<Prepared>,
+    spawn: Spawn,
+    frames: &OwnedFd,
+    cgroup: Option<OwnedFd>,
+) -> Result<(Child, bool), StepError> {
+    // On cgroup v2 the host may bring another group each time, so there is no spare.
+    let inherits_cgroup = cgroup.is_none();
+    let prepared = match spare {
+        Some(spare) if spare.spawn == spawn && spare.is_alive() => spare,
+        other => {
+            if let Some(unlike) = other {
+                unlike.discard();
+            }
+            Prepared::new(mould, spawn, cgroup)?
+        }
+    };
+    Ok((prepared.start(frames)?, inherits_cgroup))
 }
 
 fn set_up(setup: Setup) -> Result<Mould, StepError> {

@@ -1,8 +1,8 @@
 //! One sandbox: from the launcher's clone to PID 1 of the guest.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use super::packet;
@@ -54,31 +54,81 @@ pub struct Mould {
     pub filter: Vec<libc::sock_filter>,
 }
 
-/// Starts a sandbox whose guest speaks frames over `frames`; returns when it is set up.
-///
-/// # Errors
-/// The step that failed, in either process. The child is dead and reaped then.
-pub fn spawn(mould: &Mould, spawn: &Spawn, frames: OwnedFd, cgroup: Option<OwnedFd>) -> Result<Child, StepError> {
-    let (ours, theirs) = packet::pair().step(|| "make a socket pair".to_owned())?;
-    // A cgroup namespace made while cloning has the launcher's cgroup as its root. That is the
-    // cell's own on v1; a child that was cloned into another one must make it by itself.
-    let namespaces = match cgroup {
-        Some(_) => NAMESPACES,
-        None => NAMESPACES | libc::CLONE_NEWCGROUP,
-    };
-    let Some(child) = sys::clone3(namespaces as u64, cgroup.as_ref().map(AsFd::as_fd))? else {
-        drop(ours);
-        enter(mould, spawn, frames, theirs, cgroup.is_some());
-    };
-    drop((theirs, frames, cgroup));
-    let started = map_ids(mould, child.pid).and_then(|()| await_setup(File::from(ours)));
-    if let Err(error) = started {
-        sys::kill(child.pidfd.as_fd());
-        let _ = sys::wait_for_end(child.pid);
-        return Err(error);
-    }
-    Ok(child)
+/// A sandbox that is set up and waits for its frame stream, with nothing of a job in it.
+pub struct Prepared {
+    pub spawn: Spawn,
+    child: Child,
+    pair: OwnedFd,
 }
+
+impl Prepared {
+    /// Makes a sandbox; returns when it is set up.
+    ///
+    /// # Errors
+    /// The step that failed, in either process. The child is dead and reaped then.
+    pub fn new(mould: &Mould, spawn: Spawn, cgroup: Option<OwnedFd>) -> Result<Self, StepError> {
+        let (ours, theirs) = packet::pair().step(|| "make a socket pair".to_owned())?;
+        // A cgroup namespace made while cloning has the launcher's cgroup as its root. That is the
+        // cell's own on v1; a child that was cloned into another one must make it by itself.
+        let namespaces = match cgroup {
+            Some(_) => NAMESPACES,
+            None => NAMESPACES | libc::CLONE_NEWCGROUP,
+        };
+        let Some(child) = sys::clone3(namespaces as u64, cgroup.as_ref().map(AsFd::as_fd))? else {
+            drop(ours);
+            enter(mould, &spawn, theirs, cgroup.is_some());
+        };
+        drop((theirs, cgroup));
+        let prepared = Self { spawn, child, pair: ours };
+        match map_ids(mould, prepared.child.pid).and_then(|()| prepared.await_setup()) {
+            Ok(()) => Ok(prepared),
+            Err(error) => {
+                prepared.discard();
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether it still waits; it may have been killed for memory or by hand.
+    pub fn is_alive(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.child.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one structure, which outlives the call.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 0 }
+    }
+
+    /// Gives it the frame stream, with which the guest begins.
+    pub fn start(self, frames: &OwnedFd) -> Result<Child, StepError> {
+        match packet::send(self.pair.as_fd(), FRAMES, &[frames.as_fd()]) {
+            Ok(()) => Ok(self.child),
+            Err(source) => {
+                self.discard();
+                Err(source).step(|| "hand over the frame stream".to_owned())
+            }
+        }
+    }
+
+    /// Ends it unused.
+    pub fn discard(self) {
+        sys::kill(self.child.pidfd.as_fd());
+        // It can only be a child that was reaped already.
+        let _ = sys::wait_for_end(self.child.pid);
+    }
+
+    /// Lets the child go on and waits for its word.
+    fn await_setup(&self) -> Result<(), StepError> {
+        packet::send(self.pair.as_fd(), GO, &[]).step(|| "release the sandbox".to_owned())?;
+        let word = packet::receive(self.pair.as_fd()).step(|| "wait for the sandbox".to_owned())?;
+        match parse_failure(&word.map(|(word, _)| word).unwrap_or_default()) {
+            None => Ok(()),
+            Some((step, errno)) => Err(StepError { step, source: io::Error::from_raw_os_error(errno) }),
+        }
+    }
+}
+
+// What goes over the pair: to the child, then back, then to the child with the stream.
+const GO: &[u8] = b"go";
+const SET_UP: &[u8] = b"ok";
+const FRAMES: &[u8] = b"frames";
 
 fn map_ids(mould: &Mould, pid: libc::pid_t) -> Result<(), StepError> {
     let (users, groups) = match mould.identity {
@@ -104,19 +154,8 @@ fn write_proc(mould: &Mould, pid: libc::pid_t, name: &str, text: &str) -> Result
         .step(|| format!("write {name} of the sandbox"))
 }
 
-/// Lets the child go on and waits for its word: nothing when it is set up.
-fn await_setup(mut child: File) -> Result<(), StepError> {
-    child.write_all(b"go").step(|| "release the sandbox".to_owned())?;
-    let mut word = [0; 256];
-    let count = child.read(&mut word).step(|| "wait for the sandbox".to_owned())?;
-    match parse_failure(&word[..count]) {
-        None => Ok(()),
-        Some((step, errno)) => Err(StepError { step, source: io::Error::from_raw_os_error(errno) }),
-    }
-}
-
 fn parse_failure(word: &[u8]) -> Option<(String, i32)> {
-    if word == b"ok" {
+    if word == SET_UP {
         return None;
     }
     let text = String::from_utf8_lossy(word);
@@ -126,33 +165,31 @@ fn parse_failure(word: &[u8]) -> Option<(String, i32)> {
     }
 }
 
-/// The child's descriptor of the pair during set-up.
-const SETUP_FD: RawFd = 3;
+/// The child's descriptor of the pair.
+const PAIR_FD: RawFd = 3;
 
-fn enter(mould: &Mould, spawn: &Spawn, frames: OwnedFd, setup: OwnedFd, cgroup: bool) -> ! {
-    let outcome = set_up(mould, spawn, frames, setup, cgroup);
-    // SAFETY: set_up left the pair at this number, or died trying; nothing else owns it.
-    let mut pair = unsafe { File::from_raw_fd(SETUP_FD) };
+fn enter(mould: &Mould, spawn: &Spawn, pair: OwnedFd, cgroup: bool) -> ! {
+    let outcome = set_up(mould, spawn, pair, cgroup).and_then(|()| take_frames());
     match outcome {
-        Ok(()) => {
-            let _ = pair.write_all(b"ok");
-            drop(pair);
-            // SAFETY: set_up put the frame stream on both numbers, and nothing else owns them.
-            let (input, output) = unsafe { (OwnedFd::from_raw_fd(0), OwnedFd::from_raw_fd(1)) };
-            super::guest(input, output)
-        }
+        Ok((input, output)) => super::guest(input, output),
         Err(error) => {
-            let _ = pair.write_all(format!("{} {}", error.errno(), error.step).as_bytes());
+            let word = format!("{} {}", error.errno(), error.step);
+            let _ = packet::send(pair_fd(), word.as_bytes(), &[]);
             // SAFETY: ends the process.
             unsafe { libc::_exit(1) }
         }
     }
 }
 
-fn set_up(mould: &Mould, spawn: &Spawn, frames: OwnedFd, setup: OwnedFd, cgroup: bool) -> Result<(), StepError> {
+fn pair_fd() -> BorrowedFd<'static> {
+    // SAFETY: set_up leaves the pair at this number, and nothing closes it before the guest begins.
+    unsafe { BorrowedFd::borrow_raw(PAIR_FD) }
+}
+
+fn set_up(mould: &Mould, spawn: &Spawn, pair: OwnedFd, cgroup: bool) -> Result<(), StepError> {
     sys::name_process(c"tako-guest");
-    take_descriptors(frames, setup)?;
-    await_release()?;
+    arrange_descriptors(pair)?;
+    await_word(GO)?;
     if let Identity::Pair { .. } = mould.identity {
         become_root()?;
     }
@@ -171,41 +208,65 @@ fn set_up(mould: &Mould, spawn: &Spawn, frames: OwnedFd, setup: OwnedFd, cgroup:
     seccomp::install(&mould.filter).step(|| "install the system call filter".to_owned())
 }
 
-/// Frames on 0 and 1 as on every engine, the set-up pair on 3, nothing else.
-fn take_descriptors(frames: OwnedFd, setup: OwnedFd) -> Result<(), StepError> {
+/// Nothing on the standard streams, the pair on 3, and nothing else.
+fn arrange_descriptors(pair: OwnedFd) -> Result<(), StepError> {
     let call = || -> io::Result<()> {
-        let null = File::options().write(true).open("/dev/null")?;
+        let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
         // Numbers above those to be taken, so that none is overwritten before it was copied.
-        let [frames, setup, null] = [frames.as_raw_fd(), setup.as_raw_fd(), null.as_raw_fd()]
-            // SAFETY: copies an open descriptor.
-            .map(|fd| unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 10) });
-        for (from, to) in [(frames, 0), (frames, 1), (null, 2), (setup, SETUP_FD)] {
-            // SAFETY: what the number was before belongs to the launcher's copy of this process
-            // and is of no use here.
-            if unsafe { libc::dup3(from, to, libc::O_CLOEXEC) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
+        let [pair, null] = [move_up(pair)?, move_up(null)?];
+        for number in 0..PAIR_FD {
+            place(&null, number)?;
         }
-        Ok(())
+        place(&pair, PAIR_FD)
     };
     call().step(|| "arrange descriptors".to_owned())?;
-    // The originals close with everything else; forgetting them keeps them from being closed twice.
-    std::mem::forget((frames, setup));
-    sys::close_from(SETUP_FD as libc::c_uint + 1)
+    sys::close_from(PAIR_FD as libc::c_uint + 1)
 }
 
-fn await_release() -> Result<(), StepError> {
-    let mut word = [0u8; 8];
-    // SAFETY: reads into a local from an open descriptor.
-    let count = unsafe { libc::read(SETUP_FD, word.as_mut_ptr().cast(), word.len()) };
-    match count {
-        2 => Ok(()),
-        _ => Err(io::Error::from_raw_os_error(libc::ECHILD)).step(|| "wait for the launcher".to_owned()),
+fn move_up(fd: OwnedFd) -> io::Result<OwnedFd> {
+    // SAFETY: copies an open descriptor; the new one belongs to nobody else.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, PAIR_FD + 1) } {
+        -1 => Err(io::Error::last_os_error()),
+        moved => Ok(unsafe { OwnedFd::from_raw_fd(moved) }),
     }
 }
 
+fn place(fd: &OwnedFd, number: RawFd) -> io::Result<()> {
+    // SAFETY: what the number was before is of no use in this copy of the launcher.
+    match unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn await_word(expected: &[u8]) -> Result<Vec<OwnedFd>, StepError> {
+    match packet::receive(pair_fd()) {
+        Ok(Some((word, fds))) if word == expected => Ok(fds),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::ECHILD)),
+        Err(error) => Err(error),
+    }
+    .step(|| "hear the launcher".to_owned())
+}
+
+/// Tells that all is set up, and waits for the stream: input and output, on 0 and 1 as on
+/// every engine.
+fn take_frames() -> Result<(OwnedFd, OwnedFd), StepError> {
+    packet::send(pair_fd(), SET_UP, &[]).step(|| "tell the launcher".to_owned())?;
+    let fds = await_word(FRAMES)?;
+    let call = || -> io::Result<()> {
+        let frames = fds.first().ok_or(io::ErrorKind::InvalidData)?;
+        place(frames, 0)?;
+        place(frames, 1)
+    };
+    call().step(|| "take the frame stream".to_owned())?;
+    drop(fds);
+    sys::close_from(PAIR_FD as libc::c_uint)?;
+    // SAFETY: both numbers were placed above, and nothing else owns them.
+    Ok(unsafe { (OwnedFd::from_raw_fd(0), OwnedFd::from_raw_fd(1)) })
+}
+
 fn check_launcher() -> Result<(), StepError> {
-    let mut poll = libc::pollfd { fd: SETUP_FD, events: libc::POLLIN, revents: 0 };
+    let mut poll = libc::pollfd { fd: PAIR_FD, events: libc::POLLIN, revents: 0 };
     // SAFETY: one structure, which outlives the call.
     match unsafe { libc::poll(&raw mut poll, 1, 0) } {
         0 => Ok(()),

@@ -66,43 +66,25 @@ impl Binaries {
             .chain(["/usr/bin".into(), "/usr/local/pgsql/bin".into()])
             .chain(from_pg_config())
             .collect();
-        Ok(folders
-            .iter()
-            .filter_map(|folder| Self::at(folder))
-            .collect())
+        Ok(folders.iter().filter_map(|folder| Self::at(folder)).collect())
     }
 
     fn at(folder: &Path) -> Option<Self> {
-        let complete = ["postgres", "initdb", "createdb"]
-            .iter()
-            .all(|name| folder.join(name).is_file());
+        let complete = ["postgres", "initdb", "createdb"].iter().all(|name| folder.join(name).is_file());
         if !complete {
             return None;
         }
-        let output = Command::new(folder.join("postgres"))
-            .arg("--version")
-            .output()
-            .ok()?;
+        let output = Command::new(folder.join("postgres")).arg("--version").output().ok()?;
         let version = parse_version(&String::from_utf8_lossy(&output.stdout))?;
         let major = version.split('.').next()?.parse().ok()?;
-        Some(Self {
-            folder: folder.to_path_buf(),
-            major,
-            version,
-        })
+        Some(Self { folder: folder.to_path_buf(), major, version })
     }
 }
 
 /// `postgres (PostgreSQL) 15.12 (Debian 15.12-0+deb12u2)` is `15.12`, `17beta1` is `17`.
 fn parse_version(text: &str) -> Option<String> {
-    let word = text
-        .split_once("(PostgreSQL)")?
-        .1
-        .split_whitespace()
-        .next()?;
-    let end = word
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(word.len());
+    let word = text.split_once("(PostgreSQL)")?.1.split_whitespace().next()?;
+    let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
     Some(word[..end].to_owned()).filter(|version| !version.is_empty())
 }
 
@@ -123,10 +105,7 @@ mod tests {
     #[test]
     fn a_version_is_read_from_what_postgres_says() {
         for (text, version) in [
-            (
-                "postgres (PostgreSQL) 15.12 (Debian 15.12-0+deb12u2)\n",
-                Some("15.12"),
-            ),
+            ("postgres (PostgreSQL) 15.12 (Debian 15.12-0+deb12u2)\n", Some("15.12")),
             ("postgres (PostgreSQL) 17beta1\n", Some("17")),
             ("postgres (EnterpriseDB) 15\n", None),
         ] {

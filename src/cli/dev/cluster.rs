@@ -85,13 +85,7 @@ impl Cluster {
         }
         let postmaster = place.start(&binaries, durability)?;
         let password = place.password()?;
-        Ok(Self {
-            folder: place.folder,
-            postmaster,
-            password,
-            is_new,
-            guard: None,
-        })
+        Ok(Self { folder: place.folder, postmaster, password, is_new, guard: None })
     }
 
     /// Like [`Cluster::up`], but the cluster ends with the returned value, and also when this
@@ -100,8 +94,7 @@ impl Cluster {
     pub fn start(folder: &Path) -> Result<Self> {
         let mut cluster = Self::bring_up(folder, Durability::Cache)?;
         let process = guard(cluster.postmaster.pid)?;
-        let elsewhere =
-            (cluster.folder != std::path::absolute(folder)?).then(|| cluster.folder.clone());
+        let elsewhere = (cluster.folder != std::path::absolute(folder)?).then(|| cluster.folder.clone());
         cluster.guard = Some(Guard { process, elsewhere });
         Ok(cluster)
     }
@@ -110,13 +103,11 @@ impl Cluster {
     pub fn state(folder: &Path) -> Result<State> {
         let place = Place::of(folder)?;
         place.check_access()?;
-        Ok(
-            match (Postmaster::of(&place.data()), place.cluster().exists()) {
-                (Some(postmaster), _) => State::Running(postmaster),
-                (None, true) => State::Stopped,
-                (None, false) => State::Absent,
-            },
-        )
+        Ok(match (Postmaster::of(&place.data()), place.cluster().exists()) {
+            (Some(postmaster), _) => State::Running(postmaster),
+            (None, true) => State::Stopped,
+            (None, false) => State::Absent,
+        })
     }
 
     /// Stops the cluster of a folder if it runs, and deletes its data if asked to. Answers with
@@ -131,8 +122,7 @@ impl Cluster {
         place.stop(if destroy { End::Now } else { End::Clean })?;
         if destroy {
             // The password goes with the data it belongs to.
-            fs::remove_dir_all(&place.folder)
-                .with_context(|| format!("cannot delete {}", place.folder.display()))?;
+            fs::remove_dir_all(&place.folder).with_context(|| format!("cannot delete {}", place.folder.display()))?;
         }
         Ok(before)
     }
@@ -153,14 +143,8 @@ impl Cluster {
 
     /// URL of one of its databases, with the password.
     pub fn url(&self, database: &str) -> DatabaseUrl {
-        let Self {
-            password,
-            postmaster: Postmaster { port, .. },
-            ..
-        } = self;
-        DatabaseUrl::new(format!(
-            "postgres://{ROLE}:{password}@127.0.0.1:{port}/{database}"
-        ))
+        let Self { password, postmaster: Postmaster { port, .. }, .. } = self;
+        DatabaseUrl::new(format!("postgres://{ROLE}:{password}@127.0.0.1:{port}/{database}"))
     }
 
     /// The version of the server programs that fit it.
@@ -173,13 +157,8 @@ impl Cluster {
     pub fn create_database(&self, name: &str, template: Option<&str>) -> Result<DatabaseUrl> {
         let mut command = Command::new(self.binaries()?.folder.join("createdb"));
         command.args(["--host=127.0.0.1", "--no-password"]);
-        command
-            .arg(format!("--username={ROLE}"))
-            .arg(format!("--port={}", self.postmaster.port));
-        command
-            .arg(format!("--template={}", template.unwrap_or("template0")))
-            .arg("--")
-            .arg(name);
+        command.arg(format!("--username={ROLE}")).arg(format!("--port={}", self.postmaster.port));
+        command.arg(format!("--template={}", template.unwrap_or("template0"))).arg("--").arg(name);
         clean_environment(&mut command).env("PGPASSWORD", &self.password);
         finish(&mut command, "createdb")?;
         Ok(self.url(name))
@@ -188,11 +167,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let Some(Guard {
-            mut process,
-            elsewhere,
-        }) = self.guard.take()
-        else {
+        let Some(Guard { mut process, elsewhere }) = self.guard.take() else {
             return;
         };
         let stopped = Place::of(&self.folder).and_then(|place| place.stop(End::Now));
@@ -227,19 +202,8 @@ impl Place {
 /// end of its standard input, which nobody else holds.
 fn guard(pid: u32) -> Result<Child> {
     let mut command = Command::new("/bin/sh");
-    command.args([
-        "-c",
-        "read -r _; kill -QUIT \"$1\" 2>/dev/null; :",
-        "guard",
-        &pid.to_string(),
-    ]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(["-c", "read -r _; kill -QUIT \"$1\" 2>/dev/null; :", "guard", &pid.to_string()]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // Out of the terminal's Ctrl-C, which would end it before its work.
-    command
-        .process_group(0)
-        .spawn()
-        .context("cannot run /bin/sh")
+    command.process_group(0).spawn().context("cannot run /bin/sh")
 }

@@ -26,18 +26,8 @@ impl Place {
         self.give(&password_file)?;
 
         let mut initdb = self.command(&binaries.folder.join("initdb"));
-        initdb
-            .arg("-D")
-            .arg(&unfinished)
-            .arg("--pwfile")
-            .arg(&password_file);
-        initdb.args([
-            "-U",
-            ROLE,
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            "--locale=C",
-        ]);
+        initdb.arg("-D").arg(&unfinished).arg("--pwfile").arg(&password_file);
+        initdb.args(["-U", ROLE, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]);
         initdb.args(["--data-checksums", "--no-instructions"]);
         if durability == Durability::Cache {
             initdb.arg("--no-sync");
@@ -46,9 +36,7 @@ impl Place {
         remove_if_there(&password_file)?;
         made?;
 
-        let mut conf = OpenOptions::new()
-            .append(true)
-            .open(unfinished.join("postgresql.conf"))?;
+        let mut conf = OpenOptions::new().append(true).open(unfinished.join("postgresql.conf"))?;
         conf.write_all(b"\ninclude_if_exists = 'tako_vm.conf'\n")?;
         conf.sync_all()?;
         self.create_first_database(binaries, &unfinished, durability)?;
@@ -58,35 +46,18 @@ impl Place {
     }
 
     /// In the server's single-user mode, so that a folder that got its name has its database.
-    fn create_first_database(
-        &self,
-        binaries: &Binaries,
-        data: &Path,
-        durability: Durability,
-    ) -> Result<()> {
+    fn create_first_database(&self, binaries: &Binaries, data: &Path, durability: Durability) -> Result<()> {
         let mut command = self.command(&binaries.folder.join("postgres"));
         command.args(["--single", "-D"]).arg(data);
-        command.args([
-            "-c",
-            "exit_on_error=true",
-            "-c",
-            durability.setting(),
-            "template1",
-        ]);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        command.args(["-c", "exit_on_error=true", "-c", durability.setting(), "template1"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot run postgres")?;
         if let Some(mut stdin) = child.stdin.take() {
             writeln!(stdin, "CREATE DATABASE {DATABASE}")?;
         }
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            bail!(
-                "cannot create the database: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("cannot create the database: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(())
     }

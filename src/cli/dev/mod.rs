@@ -105,29 +105,17 @@ fn up(config: &Config, server: Option<Option<u16>>, context: &mut Context) -> Re
         )?;
     }
     if Cluster::state(&asked)? == State::Absent {
-        writeln!(
-            context.out,
-            "making a PostgreSQL cluster in {}",
-            place.display()
-        )?;
+        writeln!(context.out, "making a PostgreSQL cluster in {}", place.display())?;
         context.out.flush()?;
     }
     let cluster = Cluster::up(&asked)?;
     let elapsed = began.elapsed().as_millis();
-    writeln!(
-        context.out,
-        "PostgreSQL runs: {} ({elapsed} ms)",
-        cluster.url(DATABASE)
-    )?;
+    writeln!(context.out, "PostgreSQL runs: {} ({elapsed} ms)", cluster.url(DATABASE))?;
     if let Some(port) = server {
         context.out.flush()?;
         let began = Instant::now();
         let url = server::up(config, context.sources.file.as_deref(), port)?;
-        writeln!(
-            context.out,
-            "the server runs: {url} ({} ms)",
-            began.elapsed().as_millis()
-        )?;
+        writeln!(context.out, "the server runs: {url} ({} ms)", began.elapsed().as_millis())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -148,10 +136,7 @@ fn down(config: &Config, destroy: bool, out: &mut dyn Write) -> Result<ExitCode>
         (State::Absent, _) => writeln!(out, "there is no PostgreSQL cluster")?,
         (State::Stopped, false) => writeln!(out, "PostgreSQL does not run")?,
         (State::Running(_), false) => writeln!(out, "PostgreSQL is stopped ({elapsed} ms)")?,
-        (_, true) => writeln!(
-            out,
-            "PostgreSQL is stopped and its data deleted ({elapsed} ms)"
-        )?,
+        (_, true) => writeln!(out, "PostgreSQL is stopped and its data deleted ({elapsed} ms)")?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -160,10 +145,7 @@ fn status(config: &Config, url: bool, out: &mut dyn Write) -> Result<ExitCode> {
     let asked = folder(config);
     let State::Running(_) = Cluster::state(&asked)? else {
         let place = cluster::place(&asked)?;
-        anyhow::bail!(
-            "PostgreSQL does not run in {}; start it with `tako-vm dev up`",
-            place.display()
-        );
+        anyhow::bail!("PostgreSQL does not run in {}; start it with `tako-vm dev up`", place.display());
     };
     let cluster = Cluster::up(&asked)?;
     if url {
@@ -171,12 +153,7 @@ fn status(config: &Config, url: bool, out: &mut dyn Write) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let binaries = cluster.binaries()?;
-    writeln!(
-        out,
-        "PostgreSQL  {} in {}",
-        binaries.version,
-        binaries.folder.display()
-    )?;
+    writeln!(out, "PostgreSQL  {} in {}", binaries.version, binaries.folder.display())?;
     writeln!(out, "process     {}", cluster.postmaster().pid)?;
     writeln!(out, "data        {}", cluster.folder().display())?;
     writeln!(out, "url         {}", cluster.url(DATABASE))?;

@@ -28,29 +28,18 @@ impl User {
         }
         let owner = fs::metadata(folder).ok().filter(|meta| meta.uid() != 0);
         if let Some(meta) = owner {
-            return Some(Self {
-                uid: meta.uid(),
-                gid: meta.gid(),
-            });
+            return Some(Self { uid: meta.uid(), gid: meta.gid() });
         }
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let named = ["postgres", "nobody"]
-            .iter()
-            .find_map(|name| in_passwd(&passwd, name));
-        Some(named.unwrap_or(Self {
-            uid: 65_534,
-            gid: 65_534,
-        }))
+        let named = ["postgres", "nobody"].iter().find_map(|name| in_passwd(&passwd, name));
+        Some(named.unwrap_or(Self { uid: 65_534, gid: 65_534 }))
     }
 
     /// Whether this user can enter a folder, found by entering it.
     pub(super) fn can_enter(self, folder: &Path) -> bool {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", ":"]).current_dir(folder);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.run_as(&mut command);
         command.status().is_ok_and(|status| status.success())
     }
@@ -64,16 +53,9 @@ impl User {
 }
 
 fn in_passwd(passwd: &str, name: &str) -> Option<User> {
-    let fields = passwd
-        .lines()
-        .map(|line| line.split(':').collect::<Vec<_>>());
-    let entry = fields
-        .into_iter()
-        .find(|fields| fields.first() == Some(&name))?;
-    Some(User {
-        uid: entry.get(2)?.parse().ok()?,
-        gid: entry.get(3)?.parse().ok()?,
-    })
+    let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let entry = fields.into_iter().find(|fields| fields.first() == Some(&name))?;
+    Some(User { uid: entry.get(2)?.parse().ok()?, gid: entry.get(3)?.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -83,10 +65,7 @@ mod tests {
     #[test]
     fn a_user_is_found_by_its_whole_name() {
         let passwd = "root:x:0:0::/root:/bin/sh\npostgres2:x:7:7:::\npostgres:x:101:104:::\n";
-        assert_eq!(
-            in_passwd(passwd, "postgres"),
-            Some(User { uid: 101, gid: 104 })
-        );
+        assert_eq!(in_passwd(passwd, "postgres"), Some(User { uid: 101, gid: 104 }));
         assert_eq!(in_passwd(passwd, "nobody"), None);
     }
 }

@@ -41,26 +41,17 @@ impl Place {
 
     /// The version that made the data.
     pub(super) fn major(&self) -> Option<u32> {
-        fs::read_to_string(self.data().join("PG_VERSION"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        fs::read_to_string(self.data().join("PG_VERSION")).ok()?.trim().parse().ok()
     }
 
     /// Makes the folders. The upper ones can be entered by everybody, so that the database's
     /// user can; what they hold is closed.
     pub(super) fn prepare(&self) -> Result<()> {
-        let make =
-            |path: &Path, mode| match DirBuilder::new().recursive(true).mode(mode).create(path) {
-                Ok(()) => Ok(()),
-                Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
-            };
-        let missing: Vec<_> = self
-            .folder
-            .ancestors()
-            .take_while(|folder| !folder.exists())
-            .collect();
+        let make = |path: &Path, mode| match DirBuilder::new().recursive(true).mode(mode).create(path) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
+        };
+        let missing: Vec<_> = self.folder.ancestors().take_while(|folder| !folder.exists()).collect();
         for folder in missing.into_iter().rev() {
             make(folder, 0o711)?;
             // The process's umask may have taken it away.
@@ -77,14 +68,8 @@ impl Place {
     pub(super) fn check_access(&self) -> Result<()> {
         let cluster = self.cluster();
         match fs::read_dir(&cluster) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| {
-                    format!(
-                        "{} belongs to another user; be that user, or root",
-                        cluster.display()
-                    )
-                })
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)
+                .with_context(|| format!("{} belongs to another user; be that user, or root", cluster.display())),
             _ => Ok(()),
         }
     }
@@ -93,21 +78,15 @@ impl Place {
         let Some(User { uid, gid }) = self.user else {
             return Ok(());
         };
-        chown(path, Some(uid), Some(gid))
-            .with_context(|| format!("cannot give {} to user {uid}", path.display()))
+        chown(path, Some(uid), Some(gid)).with_context(|| format!("cannot give {} to user {uid}", path.display()))
     }
 
     /// Held while the cluster is made, started or stopped.
     pub(super) fn lock(&self) -> Result<File> {
         let path = self.folder.join("lock");
-        let open = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path);
+        let open = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
         let file = open.with_context(|| format!("cannot open {}", path.display()))?;
-        file.lock()
-            .with_context(|| format!("cannot lock {}", path.display()))?;
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(file)
     }
 
@@ -120,9 +99,7 @@ impl Place {
     /// the caller's environment would tell it.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        clean_environment(&mut command)
-            .current_dir(self.cluster())
-            .stdin(Stdio::null());
+        clean_environment(&mut command).current_dir(self.cluster()).stdin(Stdio::null());
         if let Some(user) = self.user {
             user.run_as(&mut command);
         }
@@ -131,16 +108,11 @@ impl Place {
 }
 
 pub(super) fn clean_environment(command: &mut Command) -> &mut Command {
-    command
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("LC_ALL", "C")
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C")
 }
 
 pub(super) fn finish(command: &mut Command, name: &str) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {name}"))?;
+    let output = command.output().with_context(|| format!("cannot run {name}"))?;
     if output.status.success() {
         return Ok(());
     }
@@ -150,11 +122,7 @@ pub(super) fn finish(command: &mut Command, name: &str) -> Result<()> {
 
 pub(super) fn write_private(path: &Path, text: &str) -> Result<()> {
     remove_if_there(path)?;
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     Ok(())
@@ -170,8 +138,5 @@ pub(super) fn remove_if_there(path: &Path) -> Result<()> {
 }
 
 fn nearest_existing(folder: &Path) -> &Path {
-    folder
-        .ancestors()
-        .find(|folder| folder.exists())
-        .unwrap_or(Path::new("/"))
+    folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"))
 }

@@ -80,17 +80,9 @@ pub(super) fn clear_stale(data: &Path) -> Result<()> {
         return Ok(());
     }
     let mut left = vec![data.join("postmaster.pid")];
-    for entry in data
-        .parent()
-        .and_then(|above| fs::read_dir(above).ok())
-        .into_iter()
-        .flatten()
-    {
+    for entry in data.parent().and_then(|above| fs::read_dir(above).ok()).into_iter().flatten() {
         let path = entry?.path();
-        if path
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b".s.PGSQL."))
-        {
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".s.PGSQL.")) {
             left.push(path);
         }
     }
@@ -99,10 +91,7 @@ pub(super) fn clear_stale(data: &Path) -> Result<()> {
         return Ok(());
     }
     if !wait_until(Duration::from_secs(20), || !anybody_stands_in(data)) {
-        bail!(
-            "processes of a killed database still run in {}",
-            data.display()
-        );
+        bail!("processes of a killed database still run in {}", data.display());
     }
     for path in left {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -130,10 +119,7 @@ fn parse(text: &str) -> Option<Postmaster> {
     let lines: Vec<&str> = text.lines().collect();
     Some(Postmaster {
         pid: lines.first()?.trim().parse().ok()?,
-        port: lines
-            .get(3)
-            .and_then(|port| port.trim().parse().ok())
-            .unwrap_or(0),
+        port: lines.get(3).and_then(|port| port.trim().parse().ok()).unwrap_or(0),
         is_ready: lines.get(7).is_some_and(|status| status.trim() == "ready"),
     })
 }
@@ -160,11 +146,7 @@ mod tests {
     #[test]
     fn a_server_is_ready_when_its_file_says_so() {
         let text = "12\n/data\n1700000000\n5433\n/run\n127.0.0.1\n  5 6\nready   \n";
-        let ready = Postmaster {
-            pid: 12,
-            port: 5433,
-            is_ready: true,
-        };
+        let ready = Postmaster { pid: 12, port: 5433, is_ready: true };
         assert_eq!(parse(text), Some(ready));
         let starting = parse(&text.replace("ready   ", "starting")).unwrap();
         assert!(!starting.is_ready);

@@ -57,18 +57,10 @@ fn up_with(mut command: Command, config: &Config, port: Option<u16>) -> Result<S
     }
     fs::create_dir_all(&config.data_dir)?;
     let log_path = config.data_dir.join("server.log");
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&log_path)?;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path)?;
     let begin = log.metadata()?.len();
     command.args(["--port", &port.to_string()]);
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .process_group(0);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
     let mut child = command.spawn().context("cannot start the server")?;
 
     let url = url_of(host, port);
@@ -85,17 +77,9 @@ fn up_with(mut command: Command, config: &Config, port: Option<u16>) -> Result<S
         let _ = child.wait();
         let text = fs::read(&log_path).unwrap_or_default();
         let tail = String::from_utf8_lossy(text.get(begin as usize..).unwrap_or_default());
-        bail!(
-            "the server did not start; {} says:\n{}",
-            log_path.display(),
-            tail.trim()
-        );
+        bail!("the server did not start; {} says:\n{}", log_path.display(), tail.trim());
     };
-    let server = Server {
-        pid: child.id(),
-        started,
-        url,
-    };
+    let server = Server { pid: child.id(), started, url };
     fs::write(file(config), serde_json::to_vec(&server)?)?;
     Ok(server.url)
 }
@@ -107,10 +91,7 @@ pub(super) fn down(config: &Config) -> Result<bool> {
     };
     let pid = i32::try_from(server.pid).context("process number")?;
     let grace = config.server.shutdown_grace + Duration::from_secs(10);
-    for (signal, patience) in [
-        (libc::SIGTERM, grace),
-        (libc::SIGKILL, Duration::from_secs(10)),
-    ] {
+    for (signal, patience) in [(libc::SIGTERM, grace), (libc::SIGKILL, Duration::from_secs(10))] {
         // SAFETY: kill has no memory preconditions; the process was just seen to be the server.
         unsafe { libc::kill(pid, signal) };
         if wait_until(patience, || start_of(server.pid) != Some(server.started)) {
@@ -164,10 +145,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Health).serve_forever()
 "#;
 
     fn config(folder: &Path) -> Config {
-        Config {
-            data_dir: folder.to_path_buf(),
-            ..Config::default()
-        }
+        Config { data_dir: folder.to_path_buf(), ..Config::default() }
     }
 
     #[test]
@@ -204,11 +182,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Health).serve_forever()
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
         let pid = std::process::id();
-        let server = Server {
-            pid,
-            started: start_of(pid).unwrap() + 1,
-            url: String::new(),
-        };
+        let server = Server { pid, started: start_of(pid).unwrap() + 1, url: String::new() };
         fs::write(file(&config), serde_json::to_vec(&server).unwrap()).unwrap();
         assert_eq!(running(&config), None);
         assert!(!down(&config).unwrap());

@@ -60,9 +60,7 @@ impl Place {
         let remembered = remembered.and_then(|text| text.trim().parse().ok());
         match remembered.filter(|port| is_free(*port)) {
             Some(port) => Ok(port),
-            None => Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-                .local_addr()?
-                .port()),
+            None => Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port()),
         }
     }
 
@@ -95,11 +93,7 @@ impl Place {
         if fs::metadata(&path).is_ok_and(|meta| meta.len() > LONGEST_LOG_BYTES) {
             fs::remove_file(&path)?;
         }
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path)?;
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         let begin = log.metadata()?.len();
         let mut command = self.command(&binaries.folder.join("postgres"));
         command.arg("-D").arg(self.data());
@@ -112,8 +106,8 @@ impl Place {
         let mut ready = None;
         wait_until(START_TIMEOUT, || {
             ended = child.try_wait().ok().flatten();
-            ready = Postmaster::of(&self.data())
-                .filter(|postmaster| postmaster.is_ready && postmaster.pid == child.id());
+            ready =
+                Postmaster::of(&self.data()).filter(|postmaster| postmaster.is_ready && postmaster.pid == child.id());
             ended.is_some() || ready.is_some()
         });
         if let (Some(postmaster), None) = (ready, ended) {
@@ -124,11 +118,7 @@ impl Place {
         let _ = child.wait();
         let text = fs::read(&path).unwrap_or_default();
         let tail = String::from_utf8_lossy(text.get(begin as usize..).unwrap_or_default());
-        bail!(
-            "PostgreSQL did not start on port {port}; {} says:\n{}",
-            path.display(),
-            tail.trim()
-        )
+        bail!("PostgreSQL did not start on port {port}; {} says:\n{}", path.display(), tail.trim())
     }
 
     pub(super) fn stop(&self, end: End) -> Result<()> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::runtime;
+use uuid::Uuid;
 
 pub use engine::{Chosen, choose};
 pub use service::{Service, Stop};
@@ -64,13 +65,14 @@ fn serve(
 ) -> Result<ExitCode> {
     let config = Arc::new(config);
     let grace = config.server.shutdown_grace;
+    let node_id = Uuid::now_v7();
     let (store, chosen) = io.block_on(async {
-        let store = open_store(&config).await?;
+        let store = open_store(&config, &node_id.to_string()).await?;
         anyhow::Ok((store, choose(&config).await?))
     })?;
     let system = actix::System::new();
     let stopped = system.block_on(async move {
-        let service = Service::start(config, store, chosen, io, listener).await?;
+        let service = Service::start(node_id, config, store, chosen, io, listener).await?;
         tracing::info!(address = %service.address(), node_id = %service.node_id(), "answering requests");
         if let Some(file) = address_file {
             std::fs::write(file, service.address().to_string())
@@ -88,8 +90,9 @@ fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The configured database, or the development cluster, with this program's tables.
-async fn open_store(config: &Config) -> Result<store::Store> {
+/// The configured database, or the development cluster, with this program's tables, as the
+/// speaker `node`.
+pub(super) async fn open_store(config: &Config, node: &str) -> Result<store::Store> {
     let url = tokio::task::spawn_blocking({
         let config = config.clone();
         move || dev::database_url(&config)
@@ -97,6 +100,7 @@ async fn open_store(config: &Config) -> Result<store::Store> {
     .await??;
     let mut options = store::Options::new(url.expose());
     options.max_connections = DATABASE_CONNECTIONS;
+    options.node = node.to_owned();
     let migrations = store::migrate(&options).await.context("cannot prepare the database")?;
     if migrations > 0 {
         tracing::info!(migrations, "the database's tables are made");

@@ -35,25 +35,24 @@ pub struct Stop {
 }
 
 impl Service {
-    /// Starts a node and answers requests. Call it inside an actix system; `io` must be a
+    /// Starts a node and answers requests. The store must speak for `node_id`. Call it inside an actix system; `io` must be a
     /// multi-thread runtime that outlives the service.
     ///
     /// # Errors
     /// What keeps the node from being registered or the server from listening.
     pub async fn start(
+        node_id: Uuid,
         config: Arc<Config>,
         store: store::Store,
         chosen: Chosen,
         io: runtime::Handle,
         listener: TcpListener,
     ) -> Result<Self> {
-        let node_id = Uuid::now_v7();
         let installation = {
             let store = store.clone();
             io.spawn(async move { store.installation().await }).await??
         };
-        let labels =
-            SandboxLabels { installation, node_id: node_id.to_string(), execution_id: None, lease: None };
+        let labels = SandboxLabels { installation, node_id: node_id.to_string(), execution_id: None, lease: None };
         let pool = Pool::new(chosen.engine(), labels);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let node = Node::start(Parts {
@@ -81,7 +80,8 @@ impl Service {
             health: Arc::new(CachedProbe::new(chosen, pool, io)),
             stopping: stopping.clone(),
         };
-        let server = api::serve(actix_web::web::Data::new(app), listener, config.server.http_workers as usize).context("cannot answer HTTP")?;
+        let server = api::serve(actix_web::web::Data::new(app), listener, config.server.http_workers as usize)
+            .context("cannot answer HTTP")?;
         let api = server.handle();
         actix::spawn(server);
         Ok(Self { node, api, stopping, address })

@@ -16,14 +16,9 @@ const LONGEST_ANSWER_BYTES: u64 = 1 << 20;
 /// What engine answers, or what to do.
 pub(super) fn look(host: &str) -> Result<String, String> {
     let (address, info) = ask(host)?;
-    let version = info["ServerVersion"]
-        .as_str()
-        .unwrap_or("of unknown version");
+    let version = info["ServerVersion"].as_str().unwrap_or("of unknown version");
     let root = info["DockerRootDir"].as_str().unwrap_or("?");
-    Ok(format!(
-        "Engine {version} at {address}, {} CPUs, data in {root}",
-        info["NCPU"]
-    ))
+    Ok(format!("Engine {version} at {address}, {} CPUs, data in {root}", info["NCPU"]))
 }
 
 /// Whether that engine has gVisor's runtime.
@@ -38,9 +33,7 @@ pub(super) fn look_for_gvisor(host: &str) -> Result<String, String> {
 
 fn ask(host: &str) -> Result<(String, Value), String> {
     let address = match host {
-        "" => std::env::var("DOCKER_HOST")
-            .ok()
-            .filter(|host| !host.is_empty()),
+        "" => std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()),
         host => Some(host.to_owned()),
     };
     let address = address.unwrap_or_else(|| LOCAL.to_owned());
@@ -62,10 +55,7 @@ fn info(address: &str) -> io::Result<Value> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         exchange(stream)?
-    } else if let Some(address) = address
-        .strip_prefix("tcp://")
-        .or_else(|| address.strip_prefix("http://"))
-    {
+    } else if let Some(address) = address.strip_prefix("tcp://").or_else(|| address.strip_prefix("http://")) {
         let address = address.trim_end_matches('/').to_socket_addrs()?.next();
         let address = address.ok_or_else(|| io::Error::other("the name has no address"))?;
         let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
@@ -82,9 +72,7 @@ fn info(address: &str) -> io::Result<Value> {
 fn exchange(mut stream: impl Read + Write) -> io::Result<String> {
     stream.write_all(b"GET /info HTTP/1.0\r\nHost: docker\r\n\r\n")?;
     let mut answer = String::new();
-    stream
-        .take(LONGEST_ANSWER_BYTES)
-        .read_to_string(&mut answer)?;
+    stream.take(LONGEST_ANSWER_BYTES).read_to_string(&mut answer)?;
     Ok(answer)
 }
 
@@ -118,16 +106,8 @@ mod tests {
 
     #[test]
     fn what_is_not_an_engine_is_not_taken_for_one() {
-        assert!(
-            look(&answering("hello"))
-                .unwrap_err()
-                .contains("not Docker's")
-        );
-        assert!(
-            look("unix:///nonexistent.sock")
-                .unwrap_err()
-                .contains("install Docker")
-        );
+        assert!(look(&answering("hello")).unwrap_err().contains("not Docker's"));
+        assert!(look("unix:///nonexistent.sock").unwrap_err().contains("install Docker"));
         assert!(look("ssh://somewhere").is_err());
     }
 }

@@ -24,22 +24,10 @@ struct Finding {
 
 pub(super) fn run(_: Args, context: &mut Context) -> Result<ExitCode> {
     let config = context.load()?.config;
-    let docker = Finding {
-        name: "docker",
-        found: docker::look(&config.docker.host),
-    };
-    let native = Finding {
-        name: "native",
-        found: native::look(&config.native.python),
-    };
-    let gvisor = Finding {
-        name: "gvisor",
-        found: docker::look_for_gvisor(&config.docker.host),
-    };
-    let database = Finding {
-        name: "postgresql",
-        found: look_for_database(&config),
-    };
+    let docker = Finding { name: "docker", found: docker::look(&config.docker.host) };
+    let native = Finding { name: "native", found: native::look(&config.native.python) };
+    let gvisor = Finding { name: "gvisor", found: docker::look_for_gvisor(&config.docker.host) };
+    let database = Finding { name: "postgresql", found: look_for_database(&config) };
 
     let is_isolated = match config.security_mode {
         SecurityMode::Strict => gvisor.found.is_ok(),
@@ -59,17 +47,11 @@ pub(super) fn run(_: Args, context: &mut Context) -> Result<ExitCode> {
     }
     match (has_engine && is_isolated, has_database) {
         (true, true) => {
-            writeln!(
-                context.out,
-                "ready: `tako-vm dev up --with-server` starts the server"
-            )?;
+            writeln!(context.out, "ready: `tako-vm dev up --with-server` starts the server")?;
             return Ok(ExitCode::SUCCESS);
         }
         (false, _) if !is_isolated => {
-            writeln!(
-                context.out,
-                "not ready: security_mode is strict, and there is no gVisor"
-            )?;
+            writeln!(context.out, "not ready: security_mode is strict, and there is no gVisor")?;
         }
         (false, _) => writeln!(context.out, "not ready: no engine can run a job here")?,
         (true, false) => writeln!(context.out, "not ready: there is no database")?,
@@ -88,9 +70,5 @@ fn look_for_database(config: &Config) -> Result<String, String> {
         Ok(State::Absent) => "is not made yet; make it with `tako-vm dev up`".to_owned(),
         Err(error) => return Err(format!("{error:#}")),
     };
-    Ok(format!(
-        "programs {} in {}; the development cluster {state}",
-        binaries.version,
-        binaries.folder.display()
-    ))
+    Ok(format!("programs {} in {}; the development cluster {state}", binaries.version, binaries.folder.display()))
 }

@@ -6,11 +6,9 @@ use std::process::Command;
 
 /// What the native engine would run on, or what to do.
 pub(super) fn look(python: &Path) -> Result<String, String> {
-    let python = find_python(python).ok_or_else(|| {
-        "no python3 found; install it (Debian: apt-get install python3)".to_owned()
-    })?;
-    let version = python_version(&python)
-        .ok_or_else(|| format!("{} does not say its version", python.display()))?;
+    let python = find_python(python)
+        .ok_or_else(|| "no python3 found; install it (Debian: apt-get install python3)".to_owned())?;
+    let version = python_version(&python).ok_or_else(|| format!("{} does not say its version", python.display()))?;
     let is_root = crate::cli::dev::is_root();
     if !is_root {
         may_make_user_namespaces()?;
@@ -30,9 +28,7 @@ fn find_python(configured: &Path) -> Option<PathBuf> {
         return configured.is_file().then(|| configured.to_path_buf());
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join("python3"))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|folder| folder.join("python3")).find(|file| file.is_file())
 }
 
 fn python_version(python: &Path) -> Option<String> {
@@ -42,19 +38,10 @@ fn python_version(python: &Path) -> Option<String> {
 }
 
 fn may_make_user_namespaces() -> Result<(), String> {
-    let says =
-        |path: &str, word: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == word);
+    let says = |path: &str, word: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == word);
     for (path, word, advice) in [
-        (
-            "/proc/sys/user/max_user_namespaces",
-            "0",
-            "sysctl user.max_user_namespaces=10000",
-        ),
-        (
-            "/proc/sys/kernel/unprivileged_userns_clone",
-            "0",
-            "sysctl kernel.unprivileged_userns_clone=1",
-        ),
+        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
         (
             "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
             "1",
@@ -62,9 +49,7 @@ fn may_make_user_namespaces() -> Result<(), String> {
         ),
     ] {
         if says(path, word) {
-            return Err(format!(
-                "ordinary users may not make user namespaces; as root: {advice}"
-            ));
+            return Err(format!("ordinary users may not make user namespaces; as root: {advice}"));
         }
     }
     Ok(())

@@ -128,6 +128,10 @@ impl Sandbox for DockerSandbox {
     /// After a report every process of the job is dead, so the container's removal goes on
     /// behind the answer; the engine's `shutdown` waits for it. In every other case the
     /// container is gone before the error is returned.
+    fn is_waiting(&mut self) -> bool {
+        self.session.is_waiting()
+    }
+
     async fn run(
         self: Box<Self>,
         job: Job,

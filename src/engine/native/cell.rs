@@ -96,14 +96,14 @@ impl Cell {
         }
     }
 
-    /// Ends the sandbox and waits until everything in it is dead; what it used.
+    /// Ends the sandbox and waits until everything in it is dead.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the launcher is gone or does not manage: the cell is of no more
     /// use, and dropping it kills what is left.
-    pub async fn end(&mut self) -> Result<Usage, Error> {
+    pub async fn end(&mut self) -> Result<(), Error> {
         if !self.occupied {
-            return Ok(Usage::default());
+            return Ok(());
         }
         let exited = async {
             self.control.say(&Request::Kill, &[]).await?;
@@ -119,7 +119,7 @@ impl Cell {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|error| gone(&error))?;
         self.occupied = false;
-        Ok(self.remains.group.usage())
+        Ok(())
     }
 
     /// What the sandbox has used so far.

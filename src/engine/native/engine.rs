@@ -169,9 +169,11 @@ impl NativeEngine {
         Cell::make(&self.cells.registry, &self.cells.cgroups, self.root.plan.clone()).await
     }
 
-    /// Starts PID 1 in the lease's cell, in a new cell if that one has died meanwhile; the host's
-    /// end of the frame stream.
-    async fn spawn(&self, lease: &mut Lease, id: &str, spec: &SandboxSpec) -> Result<UnixStream, Error> {
+    /// Starts PID 1 in the lease's cell, in a new cell if that one has died meanwhile, and has
+    /// the guest start the interpreter.
+    async fn boot(&self, lease: &mut Lease, id: &str, spec: &SandboxSpec) -> Result<Session, Error> {
+        let boot = boot_frame(spec, self.root.python_inside.clone());
+        let deadline = spec.startup_timeout + GRACE;
         loop {
             let fresh = lease.cell.is_none();
             let cell = match lease.cell.as_mut() {
@@ -179,14 +181,13 @@ impl NativeEngine {
                 None => lease.cell.insert(self.make_cell().await?),
             };
             let (host, guest) = frame_stream()?;
-            match cell.spawn(&spec.limits, guest).await {
-                Ok(pid) => {
-                    // A sandbox that is not listed still dies with its cell.
-                    if let Err(error) = cell.slot().enter(id, &spec.labels, pid) {
-                        tracing::warn!(sandbox = id, %error, "cannot list a sandbox");
-                    }
-                    return Ok(host);
-                }
+            let (reader, writer) = host.into_split();
+            // The first frame waits in the stream while PID 1 is being made. Should that fail, the
+            // guest's end closes and the session with it.
+            let session = Session::boot(Box::new(reader), Box::new(writer), &boot, deadline);
+            let (spawned, booted) = tokio::join!(spawn(cell, id, spec, guest), session);
+            match spawned {
+                Ok(()) => return booted.map(|(session, _)| session),
                 Err(error) => {
                     lease.cell = None;
                     if fresh || !matches!(error, Error::Unavailable { .. }) {
@@ -240,18 +241,13 @@ impl Engine for NativeEngine {
 
     async fn start(&self, spec: &SandboxSpec) -> Result<Box<dyn Sandbox>, Error> {
         self.check_image(&spec.image)?;
-        let begun = Instant::now();
         let mut lease = self.lease(spec.startup_timeout).await?;
+        let begun = Instant::now();
         let id = format!("native-{}", Uuid::now_v7().simple());
-        let stream = self.spawn(&mut lease, &id, spec).await?;
-        let (reader, writer) = stream.into_split();
-        let boot = boot(spec, self.root.python_inside.clone());
-        let deadline = spec.startup_timeout + GRACE;
-        let booted = Session::boot(Box::new(reader), Box::new(writer), &boot, deadline).await;
-        match booted {
-            Ok((session, _)) => Ok(Box::new(NativeSandbox { id, startup: begun.elapsed(), session, lease })),
+        match self.boot(&mut lease, &id, spec).await {
+            Ok(session) => Ok(Box::new(NativeSandbox { id, startup: begun.elapsed(), session, lease })),
             Err(error) => {
-                let usage = lease.end().await?;
+                let usage = lease.end().await;
                 Err(match error {
                     Error::Lost { message, oom_killed } => {
                         Error::Lost { message, oom_killed: usage.oom_killed.unwrap_or(oom_killed) }
@@ -311,6 +307,15 @@ impl Engine for NativeEngine {
     }
 }
 
+async fn spawn(cell: &mut Cell, id: &str, spec: &SandboxSpec, frames: OwnedFd) -> Result<(), Error> {
+    let pid = cell.spawn(&spec.limits, frames).await?;
+    // A sandbox that is not listed still dies with its cell.
+    if let Err(error) = cell.slot().enter(id, &spec.labels, pid) {
+        tracing::warn!(sandbox = id, %error, "cannot list a sandbox");
+    }
+    Ok(())
+}
+
 /// A blocking end for the guest and a Tokio one for the host.
 fn frame_stream() -> Result<(UnixStream, OwnedFd), Error> {
     let make = || {
@@ -322,7 +327,7 @@ fn frame_stream() -> Result<(UnixStream, OwnedFd), Error> {
         .map_err(|source| Error::System { context: "native sandbox: cannot make its frame stream".to_owned(), source })
 }
 
-fn boot(spec: &SandboxSpec, python: Option<String>) -> Boot {
+fn boot_frame(spec: &SandboxSpec, python: Option<String>) -> Boot {
     Boot {
         protocol: VERSION,
         python,

@@ -26,20 +26,18 @@ impl Lease {
         (self.cell.take(), self.permit.take())
     }
 
-    /// Ends the sandbox, returns the cell and tells what the sandbox used.
-    pub async fn end(mut self) -> Result<Usage, Error> {
-        // Taken only when done: dropped before that, the lease still has it to clean up.
-        let Some(cell) = self.cell.as_mut() else { return Ok(Usage::default()) };
-        let outcome = cell.end().await;
-        let usage = cell.usage();
-        if let Some(cell) = self.cell.take() {
-            match &outcome {
-                Ok(_) => self.cells.put_back(cell),
-                Err(_) => drop(cell),
-            }
-        }
+    /// Ends the sandbox, returns the cell and tells what the sandbox used. A cell that does not
+    /// manage is dropped, which kills what is left in it.
+    pub async fn end(mut self) -> Usage {
+        // The cell stays in the lease while this waits: dropped then, the lease cleans up.
+        let Some(cell) = self.cell.as_mut() else { return Usage::default() };
+        let ended = cell.end().await;
         // What the cgroup counted is true even where the launcher is lost.
-        Ok(outcome.unwrap_or(usage))
+        let usage = cell.usage();
+        if let (Some(cell), Ok(())) = (self.cell.take(), ended) {
+            self.cells.put_back(cell);
+        }
+        usage
     }
 }
 
@@ -77,6 +75,10 @@ impl Sandbox for NativeSandbox {
         self.startup
     }
 
+    fn is_waiting(&mut self) -> bool {
+        self.session.is_waiting()
+    }
+
     async fn run(
         self: Box<Self>,
         job: Job,
@@ -85,7 +87,7 @@ impl Sandbox for NativeSandbox {
     ) -> Result<Run, Error> {
         let Self { session, lease, .. } = *self;
         let outcome = session.run(job, output, cancel, GRACE).await;
-        let usage = lease.end().await?;
+        let usage = lease.end().await;
         match outcome {
             Ok(mut run) => {
                 complete(&mut run, usage);
@@ -101,8 +103,7 @@ impl Sandbox for NativeSandbox {
     async fn destroy(self: Box<Self>) {
         let Self { session, lease, .. } = *self;
         drop(session);
-        // A cell that fails here is dropped, and what is in it killed.
-        let _ = lease.end().await;
+        lease.end().await;
     }
 }
 

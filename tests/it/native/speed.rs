@@ -63,21 +63,3 @@ async fn cold_start_and_throughput_beside_bare_python() {
     println!("native, 2 in flight:      {:.0}/s", 2.0 * COUNT as f64 / begun.elapsed().as_secs_f64());
     fixture.engine.shutdown().await;
 }
-
-#[tokio::test]
-#[ignore = "x"]
-async fn only_native() {
-    let fixture = Fixture::new(1).await;
-    for _ in 0..200 {
-        fixture.run("print(1)").await;
-    }
-    fixture.engine.shutdown().await;
-}
-
-#[tokio::test]
-#[ignore = "x"]
-async fn only_bare() {
-    for _ in 0..200 {
-        bare();
-    }
-}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::Connection;
 use tako_vm::domain::EventKind;
 use tako_vm::store::chain::{Broken, Verifier};
-use tako_vm::store::{StoredEvent, Wake};
+use tako_vm::store::{StoredEvent, Verified, Wake};
 use uuid::Uuid;
 
 use super::*;
@@ -39,7 +39,7 @@ async fn a_polling_reader_never_skips_a_position() {
         let mut connection = sqlx::PgConnection::connect(&db.options.url).await.unwrap();
         writers.push(tokio::spawn(async move {
             let mut transaction = connection.begin().await.unwrap();
-            sqlx::query("SELECT pg_advisory_xact_lock(8386102107227058023)").execute(&mut *transaction).await.unwrap();
+            sqlx::query("SELECT lock_log()").execute(&mut *transaction).await.unwrap();
             sqlx::query(
                 "INSERT INTO events (position, event_id, stream_id, version, recorded_at, schema_version, \
                      stream_kind, event_type, actor, hash, payload) \
@@ -128,7 +128,11 @@ async fn a_chain_verifies_and_an_edit_of_any_event_is_found() {
 
     sqlx::query("DELETE FROM events WHERE version = 2").execute(&db.admin).await.unwrap();
     let found = verify(&db.store.stream_events(id, 0, 10).await.unwrap());
-    assert_eq!(found, Err(Broken::Version { stream_id: id, expected: 2, found: 3 }));
+    let gap = Broken::Version { stream_id: id, expected: 2, found: 3 };
+    assert_eq!(found, Err(gap.clone()));
+    submitted(&db).await;
+    let verified = db.store.verify_chains().await.unwrap();
+    assert_eq!(verified, Verified { events: 3, streams: 2, broken: vec![gap] });
 }
 
 #[tokio::test]

@@ -146,3 +146,65 @@ async fn lineage_is_followed_both_ways() {
     let children = Filter { parent_execution_id: Some(root), ..Filter::default() };
     assert_eq!(ids(&db.store.list(&children, 10, 0).await.unwrap().records), [second, child]);
 }
+
+#[tokio::test]
+async fn a_rebuild_repairs_what_differs_from_the_log_and_nothing_else() {
+    let db = db::fresh().await;
+    let mut jobs = Vec::new();
+    for number in 0..8 {
+        let stored = submit_job(&db, job("a", "default", None)).await;
+        jobs.push(if number % 2 == 0 { cancel(&db, stored).await } else { stored });
+    }
+    let id = |number: usize| jobs[number].record.execution_id;
+    let rebuilt = db.store.rebuild_projections().await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.executions, rebuilt.repaired), (16, 8, vec![]));
+
+    let damage = [
+        ("UPDATE executions SET status = 'failed' WHERE execution_id = $1", id(0)),
+        ("DELETE FROM executions WHERE execution_id = $1", id(1)),
+        ("DELETE FROM endings WHERE execution_id = $1", id(2)),
+        ("INSERT INTO endings VALUES ('oom', $1)", id(3)),
+        ("UPDATE executions SET version = 7 WHERE execution_id = $1", id(5)),
+        (
+            "INSERT INTO executions (execution_id, created_at, tenant, job_type, version, status) \
+             VALUES ($1, now(), 'a', 'default', 1, 'queued')",
+            Uuid::nil(),
+        ),
+    ];
+    for (statement, execution_id) in damage {
+        sqlx::query(statement).bind(execution_id).execute(&db.admin).await.unwrap();
+    }
+    let mut repaired = db.store.rebuild_projections().await.unwrap().repaired;
+    repaired.sort_unstable();
+    let mut damaged = damage.map(|(_, execution_id)| execution_id).to_vec();
+    damaged.sort_unstable();
+    assert_eq!(repaired, damaged);
+    assert!(db.store.rebuild_projections().await.unwrap().repaired.is_empty());
+    let cancelled = Filter { status: Some(Status::Cancelled), ..Filter::default() };
+    assert_eq!(ids(&db.store.list(&cancelled, 10, 0).await.unwrap().records), [id(6), id(4), id(2), id(0)]);
+    assert_eq!(db.store.list(&Filter::default(), 10, 0).await.unwrap().records.len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rebuild_beside_live_traffic_finds_nothing_to_repair() {
+    let db = std::sync::Arc::new(db::fresh().await);
+    let writers: Vec<_> = (0..3)
+        .map(|_| {
+            let db = std::sync::Arc::clone(&db);
+            tokio::spawn(async move {
+                for _ in 0..40 {
+                    let stored = submit_job(&db, job("a", "default", None)).await;
+                    cancel(&db, stored).await;
+                }
+            })
+        })
+        .collect();
+    while !writers.iter().all(|writer| writer.is_finished()) {
+        assert!(db.store.rebuild_projections().await.unwrap().repaired.is_empty());
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let rebuilt = db.store.rebuild_projections().await.unwrap();
+    assert_eq!((rebuilt.events, rebuilt.executions, rebuilt.repaired), (360, 120, vec![]));
+}

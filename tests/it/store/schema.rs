@@ -1,6 +1,6 @@
 //! Migrations and the role the program works as.
 
-use tako_vm::store::{Error, Store, migrate};
+use tako_vm::store::{Error, Options, Store, migrate};
 use uuid::Uuid;
 
 use super::*;
@@ -41,4 +41,29 @@ async fn the_store_works_as_the_role_that_cannot_change_events() {
     .await
     .unwrap();
     assert_eq!(may, [false; 3]);
+}
+
+#[tokio::test]
+async fn a_login_that_may_not_make_roles_owns_a_database_all_the_same() {
+    let options = db::empty().await;
+    let admin = sqlx::PgPool::connect(&options.url).await.unwrap();
+    let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&admin).await.unwrap();
+    for statement in ["CREATE ROLE ordinary LOGIN".to_owned(), format!("ALTER DATABASE {database} OWNER TO ordinary")] {
+        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&admin).await.unwrap();
+    }
+    let options = Options { url: options.url.replace("//postgres@", "//ordinary@"), ..options };
+    migrate(&options).await.unwrap();
+    let store = Store::connect(&options).await.unwrap();
+    appended(store.append(submit(Uuid::now_v7())).await.unwrap());
+    let owner = sqlx::PgPool::connect(&options.url).await.unwrap();
+    let error = sqlx::query("DELETE FROM events").execute(&owner).await.unwrap_err();
+    assert!(error.to_string().contains("append-only"), "{error}");
+
+    // Granted the role later, it works as it from the next connection on.
+    store.close().await;
+    sqlx::query("GRANT tako_vm_app TO ordinary").execute(&admin).await.unwrap();
+    let store = Store::connect(&options).await.unwrap();
+    appended(store.append(submit(Uuid::now_v7())).await.unwrap());
+    sqlx::query("REVOKE INSERT ON events FROM tako_vm_app").execute(&owner).await.unwrap();
+    assert!(store.append(submit(Uuid::now_v7())).await.is_err());
 }

@@ -1,0 +1,8 @@
+//! The REST API through a real server on real PostgreSQL; jobs run on the scripted engine.
+
+mod access;
+mod bad_input;
+mod contract;
+mod follow;
+mod idempotency;
+mod site;
