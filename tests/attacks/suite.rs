@@ -177,7 +177,7 @@ fn verdict(outcome: &Result<Run, Error>, timeout: Duration, memory_limit_bytes: 
                 wall_time_ms: report.wall_ms,
                 oom_killed: report.oom_killed.unwrap_or(false),
             },
-            stdout: output.clone(),
+            stdout: output,
             stderr: output,
             output: None,
             artifacts: Vec::new(),

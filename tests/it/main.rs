@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
 #![allow(clippy::disallowed_methods, reason = "a test may look at the real clock")]
 
-#[path = "../attacks/mod.rs"]
-mod attacks;
 mod api;
 mod architecture;
+#[path = "../attacks/mod.rs"]
+mod attacks;
 mod catalog;
 mod cli;
 mod db;

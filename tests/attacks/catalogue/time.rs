@@ -35,11 +35,12 @@ pub fn cases() -> Vec<Case> {
             in_time(seen);
             assert_eq!(seen.stdout(), "stopping\n");
         }),
-        case!("time/thread_flood")
-            .tune(|_, job| job.execution_timeout = std::time::Duration::from_secs(3))
-            .must(Verdict::TimedOut, |seen| {
+        case!("time/thread_flood").tune(|_, job| job.execution_timeout = std::time::Duration::from_secs(3)).must(
+            Verdict::TimedOut,
+            |seen| {
                 let count = seen.number("threads");
                 assert!((8..=u64::from(seen.limits.pids)).contains(&count), "{count} threads");
-            }),
+            },
+        ),
     ]
 }

@@ -2,9 +2,11 @@
 import threading
 
 count = 0
+go = threading.Event()
 
 
 def spin():
+    go.wait()
     while True:
         pass
 
@@ -16,4 +18,5 @@ try:
 except RuntimeError:
     pass
 print(f"threads: {count}", flush=True)
+go.set()
 spin()
