@@ -5,6 +5,8 @@
 
 mod api;
 mod architecture;
+#[path = "../attacks/mod.rs"]
+mod attacks;
 mod catalog;
 mod cli;
 mod db;

@@ -6,6 +6,7 @@ use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits,
 };
 
+use super::config::GVISOR;
 use crate::engine::{SandboxLabels, SandboxLimits, SandboxSpec};
 
 /// The seccomp profile: Docker's own default, tightened. See the comments in the file.
@@ -21,6 +22,26 @@ const INPUT_BYTES: u64 = 128 << 20;
 
 /// The span in which the processor share is counted, microseconds.
 const CPU_PERIOD_US: i64 = 100_000;
+
+/// What a sandbox sees as empty: Docker's own list, which this one replaces, and what else tells
+/// of the host.
+const MASKED_PATHS: [&str; 15] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/bus",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/kernel/debug",
+];
 
 const INSTALLATION: &str = "tako-vm.installation";
 const NODE: &str = "tako-vm.node";
@@ -73,19 +94,27 @@ fn host_config(limits: &SandboxLimits, runtime: &str) -> HostConfig {
         // Not `nano_cpus`, which refuses more processors than the host has.
         cpu_period: Some(CPU_PERIOD_US),
         cpu_quota: Some((i64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000).max(1000)),
-        pids_limit: Some(i64::from(limits.pids)),
+        pids_limit: Some(i64::from(limits.pids) + gvisor_threads(limits, runtime)),
         ulimits: Some(vec![ResourcesUlimits { name: Some("core".to_owned()), soft: Some(0), hard: Some(0) }]),
         tmpfs: Some(tmpfs(limits)),
         // A namespace of its own without Docker's /dev/shm, whose inodes cannot be limited;
         // `tmpfs` mounts one.
         ipc_mode: Some("none".to_owned()),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+        masked_paths: Some(MASKED_PATHS.map(str::to_owned).to_vec()),
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: Some(HashMap::new()) }),
         init: Some(false),
         auto_remove: Some(false),
         privileged: Some(false),
         ..HostConfig::default()
     }
+}
+
+/// Threads on the host that gVisor may have beside the job's own: its kernel's, and several for
+/// each process of the job (a fork bomb of 64 had 449 at most). Were there one too few, the kernel
+/// itself would end, and with it the sandbox. The job's processes are limited by that kernel.
+fn gvisor_threads(limits: &SandboxLimits, runtime: &str) -> i64 {
+    if runtime == GVISOR { 256 + 16 * i64::from(limits.pids) } else { 0 }
 }
 
 fn tmpfs(limits: &SandboxLimits) -> HashMap<String, String> {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::attached::{self, Diagnosis};
+use super::config::GVISOR;
 use super::container;
 use super::daemon::{CallError, Daemon, unavailable};
 use super::post_mortem::{explain, was_oom_killed};
@@ -48,7 +49,7 @@ impl DockerSandbox {
         daemon.call("start", start).await?;
         // The guest's own answer to a slow start tells more, so it goes first.
         let deadline = spec.startup_timeout + GRACE;
-        let session = match Session::boot(reader, writer, &boot(spec), deadline).await {
+        let session = match Session::boot(reader, writer, &boot(spec, runtime), deadline).await {
             Ok((session, _ready)) => session,
             Err(error) => return Err(explain(error, daemon, container.id(), &diagnosis).await),
         };
@@ -60,7 +61,7 @@ impl DockerSandbox {
 /// User and group of the user's code, which `docker/Dockerfile.executor` gives a name.
 const USER: u32 = 1000;
 
-fn boot(spec: &SandboxSpec) -> Boot {
+fn boot(spec: &SandboxSpec, runtime: &str) -> Boot {
     Boot {
         protocol: protocol::VERSION,
         python: None,
@@ -72,9 +73,10 @@ fn boot(spec: &SandboxSpec) -> Boot {
         rlimits: Rlimits {
             open_files: spec.limits.open_files.into(),
             file_bytes: spec.limits.file_bytes,
-            // The kernel would count this user's processes in all containers together; the
-            // cgroup counts those of one.
-            processes: 0,
+            // The host's kernel would count this user's processes in all containers together, and
+            // the cgroup counts those of one. gVisor's kernel has one container, and its threads
+            // on the host say little of the job's.
+            processes: if runtime == GVISOR { spec.limits.pids.into() } else { 0 },
         },
     }
 }

@@ -1,0 +1,3 @@
+"""Spins for ever."""
+while True:
+    pass

@@ -1,0 +1,4 @@
+"""Sleeps for an hour."""
+import time
+
+time.sleep(3600)
