@@ -140,8 +140,8 @@ impl Group {
                 Limit::Memory => {
                     write(&at("memory.max"), &limits.memory_bytes.to_string())?;
                     write_if_there(&at("memory.swap.max"), "0")?;
-                    // The sandbox is one thing: a kill inside it ends all of it.
-                    write_if_there(&at("memory.oom.group"), "1")?;
+                    // No `memory.oom.group`: it would take the guest with it, and with the guest
+                    // the report. A child that was killed is the code's own affair.
                 }
                 Limit::Pids => write(&at("pids.max"), &limits.pids.to_string())?,
                 Limit::Cpu => {
@@ -263,7 +263,7 @@ mod tests {
 
         fn group(&self) -> Group {
             let group = Hierarchy::prepare(self.0.path()).unwrap().group("cell").unwrap();
-            for name in ["memory.max", "memory.swap.max", "memory.oom.group", "memory.peak", "pids.max", "cpu.max"] {
+            for name in ["memory.max", "memory.swap.max", "memory.peak", "pids.max", "cpu.max"] {
                 self.put(&format!("tako-vm/cell/{name}"), "");
             }
             self.put("tako-vm/cell/memory.events", "low 0\noom 1\noom_kill 2\noom_group_kill 1\n");
@@ -300,7 +300,6 @@ mod tests {
         fake.group().set(LIMITS).unwrap();
         assert_eq!(fake.text("tako-vm/cell/memory.max"), "67108864");
         assert_eq!(fake.text("tako-vm/cell/memory.swap.max"), "0");
-        assert_eq!(fake.text("tako-vm/cell/memory.oom.group"), "1");
         assert_eq!(fake.text("tako-vm/cell/pids.max"), "32");
         assert_eq!(fake.text("tako-vm/cell/cpu.max"), "50000 100000");
     }
