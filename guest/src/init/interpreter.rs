@@ -1,15 +1,19 @@
 //! The interpreter: one child that starts before the job arrives and then becomes it.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{privileges, signals, sys};
 use crate::protocol::Boot;
+use crate::site;
 
-const BOOTSTRAP: &str = include_str!("../bootstrap.py");
+const MAIN: &CStr = c"/code/main.py";
+
+/// A pipe takes as much at once, whatever the page size.
+const MODULE_NAMES_BYTES: usize = 32 << 10;
 
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin";
 
@@ -31,7 +35,7 @@ pub struct Interpreter {
     pub stderr: OwnedFd,
     /// Carries `ready <version>` and a newline, then `!` when the go was taken.
     pub ready: OwnedFd,
-    /// Takes the one byte that starts the code.
+    /// Took the modules to import first, a line of names; takes the one byte that starts the code.
     pub go: OwnedFd,
     /// Carries the uncaught exception, if one is.
     pub exception: OwnedFd,
@@ -50,11 +54,15 @@ impl Interpreter {
         let path = environment.get("PATH").map_or(DEFAULT_PATH, String::as_str);
         let program = find_python(boot.python.as_deref(), path)?;
 
+        // Its module path begins with the place of the module that waits, which takes it off again.
+        let path = match environment.get("PYTHONPATH").map(String::as_str) {
+            None | Some("") => site::DIRECTORY.to_owned(),
+            Some(path) => format!("{}:{path}", site::DIRECTORY),
+        };
+        environment.insert("PYTHONPATH".to_owned(), path);
+
         let program = sys::c_string(program.as_os_str().as_bytes())?;
-        let mut arguments = vec![program.clone(), c"-c".to_owned(), sys::c_string(BOOTSTRAP)?];
-        for module in &boot.preload {
-            arguments.push(sys::c_string(module.as_str())?);
-        }
+        let arguments = [program.clone(), MAIN.to_owned()];
         let environment = environment
             .iter()
             .map(|(name, value)| sys::c_string(format!("{name}={value}")))
@@ -69,6 +77,7 @@ impl Interpreter {
         for fd in [&stdout, &stderr, &ready, &exception] {
             sys::set_nonblocking(fd.as_fd())?;
         }
+        name_modules(go.as_fd(), &boot.preload)?;
 
         // SAFETY: the guest has one thread, so the child may run ordinary code until it
         // executes the interpreter.
@@ -94,6 +103,15 @@ impl Interpreter {
         }
         (time.tv_sec as u64) * 1000 + (time.tv_nsec as u64) / 1_000_000
     }
+}
+
+/// Leaves the line of names in the pipe, which nobody reads yet.
+fn name_modules(go: BorrowedFd<'_>, names: &[String]) -> io::Result<()> {
+    let line = format!("{}\n", names.join(" "));
+    if line.len() > MODULE_NAMES_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many modules to import"));
+    }
+    sys::write(go, line.as_bytes()).map(drop)
 }
 
 /// The child's standard input: what `/dev/null` is, or a pipe that has already ended where

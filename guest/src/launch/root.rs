@@ -59,7 +59,7 @@ pub fn build(plan: &RootPlan) -> Result<(), StepError> {
     for file in &plan.files {
         let path = inside(stage, &file.path);
         make_parent(&path)?;
-        fs::write(&path, &file.text).step(|| format!("write {}", file.path.display()))?;
+        fs::write(&path, &file.bytes).step(|| format!("write {}", file.path.display()))?;
     }
     build_devices(stage, &sources)?;
     // The kernel lets a user namespace mount a new /proc only where one is already fully visible.

@@ -75,7 +75,7 @@ pub struct RootPlan {
     /// Small files of the host, copied once.
     pub copies: Vec<Bind>,
     pub links: Vec<Link>,
-    pub files: Vec<TextFile>,
+    pub files: Vec<PlacedFile>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,9 +91,9 @@ pub struct Link {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TextFile {
+pub struct PlacedFile {
     pub path: PathBuf,
-    pub text: String,
+    pub bytes: Vec<u8>,
 }
 
 /// What differs between two sandboxes of a cell.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bollard::query_parameters::BuildImageOptionsBuilder;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
+use tako_guest::site;
 use tokio::sync::Mutex;
 
 use super::base::{self, Base, image_error};
@@ -102,10 +103,10 @@ async fn find(daemon: &Daemon, base: &Base) -> Result<Option<String>, Error> {
     }
 }
 
-/// The same tag is the same content: base, guest and recipe are all in its hash.
+/// The same tag is the same content: base, guest, module and recipe are all in its hash.
 fn executor_tag(base: &Base, base_id: &str, guest_sha256: &str) -> String {
     let mut hash = Sha256::new();
-    for part in [base_id, guest_sha256, DOCKERFILE] {
+    for part in [base_id, guest_sha256, DOCKERFILE, site::SOURCE] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
@@ -113,10 +114,14 @@ fn executor_tag(base: &Base, base_id: &str, guest_sha256: &str) -> String {
     format!("tako-vm/executor:{}-{}", base.label(), &digest[..12])
 }
 
-/// A tar of the Dockerfile and the guest. Times are zero, so that the builder's cache holds.
+/// A tar of the Dockerfile and what it copies. Times are zero, so that the builder's cache holds.
 fn context() -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    for (name, mode, bytes) in [("Dockerfile", 0o644, DOCKERFILE.as_bytes()), ("guest", 0o755, guest_binary::GUEST)] {
+    for (name, mode, bytes) in [
+        ("Dockerfile", 0o644, DOCKERFILE.as_bytes()),
+        ("guest", 0o755, guest_binary::GUEST),
+        ("sitecustomize.py", 0o644, site::SOURCE.as_bytes()),
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(mode);

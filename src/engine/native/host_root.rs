@@ -3,9 +3,10 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use tako_guest::launch::wire::{Bind, Link, RootPlan, TextFile};
+use tako_guest::launch::wire::{Bind, Link, PlacedFile, RootPlan};
+use tako_guest::site;
 
 use super::config::{NativeConfig, Root};
 use crate::engine::Error;
@@ -21,7 +22,7 @@ const CONFIGURATION_FILES: [&str; 4] =
     ["/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", "/etc/ssl/openssl.cnf"];
 
 /// Names at the top of an unpacked image that the launcher makes itself.
-const MADE_BY_LAUNCHER: [&str; 8] = ["proc", "sys", "dev", "tmp", "output", "code", "input", "run"];
+const MADE_BY_LAUNCHER: [&str; 9] = ["proc", "sys", "dev", "tmp", "output", "code", "input", "run", "tako"];
 
 /// The root and the interpreter in it.
 #[derive(Debug, Clone)]
@@ -51,6 +52,7 @@ impl HostRoot {
             return Err(no_image(format!("there is no interpreter {}", python.display())));
         }
         let mut plan = RootPlan { files: identity_files(), ..RootPlan::default() };
+        plan.files.extend(site_files(Some(python)));
         for path in PROGRAMS {
             show(&mut plan, Path::new(path), Path::new(path)).map_err(|error| no_image(format!("{path}: {error}")))?;
         }
@@ -71,7 +73,8 @@ impl HostRoot {
 
     fn of_directory(directory: &Path, python: Option<&Path>) -> Result<Self, Error> {
         let unreadable = |error: io::Error| no_image(format!("{}: {error}", directory.display()));
-        let mut plan = RootPlan::default();
+        // The image's interpreter runs in sandboxes only, so nothing was compiled by it here.
+        let mut plan = RootPlan { files: site_files(None), ..RootPlan::default() };
         for entry in fs::read_dir(directory).map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
             let name = entry.file_name();
@@ -131,8 +134,8 @@ fn prefixes(python: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Users and names as every sandbox sees them; the host's own are its secret.
-fn identity_files() -> Vec<TextFile> {
-    let file = |path: &str, text: &str| TextFile { path: path.into(), text: text.to_owned() };
+fn identity_files() -> Vec<PlacedFile> {
+    let file = |path: &str, text: &str| PlacedFile { path: path.into(), bytes: text.into() };
     vec![
         file(
             "/etc/passwd",
@@ -146,6 +149,25 @@ fn identity_files() -> Vec<TextFile> {
         file("/etc/resolv.conf", ""),
         file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
     ]
+}
+
+/// The module in which interpreters wait, and what this one makes of it.
+fn site_files(python: Option<&Path>) -> Vec<PlacedFile> {
+    let source = PlacedFile { path: site::FILE.into(), bytes: site::SOURCE.into() };
+    [source].into_iter().chain(python.and_then(site_bytecode)).collect()
+}
+
+/// `None` costs time at each start and nothing else: the interpreter compiles the source then.
+fn site_bytecode(python: &Path) -> Option<PlacedFile> {
+    let output = Command::new(python)
+        .args(["-I", "-S", "-c", site::COMPILE, site::FILE, site::SOURCE])
+        .stdin(Stdio::null())
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    let end = output.stdout.iter().position(|&byte| byte == b'\n')?;
+    let tag = std::str::from_utf8(&output.stdout[..end]).ok()?;
+    Some(PlacedFile { path: site::cached(tag).into(), bytes: output.stdout[end + 1..].to_vec() })
 }
 
 fn same(path: &Path) -> Bind {

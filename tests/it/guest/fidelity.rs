@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use tako_guest::protocol::End;
 
-use super::sandbox::{Place, job, plain_python, run, run_job, text};
+use tako_vm::engine::session::GRACE;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::sandbox::{Place, boot, job, plain_python, ready, run, run_job, text};
 
 async fn assert_same(code: &[u8]) {
     let plain = plain_python(code).await;
@@ -119,6 +123,40 @@ async fn the_library_finds_its_way_around_the_main_module() {
     ] {
         assert_same(code.as_bytes()).await;
     }
+}
+
+#[tokio::test]
+async fn nothing_is_found_below_the_code_or_beside_it() {
+    for code in [
+        "import sys\nprint(sorted(sys.modules), list(sys.path_importer_cache), sys._getframe().f_back)",
+        "def f(n):\n    try: return f(n + 1)\n    except RecursionError: return n\nprint(f(0))",
+        "import traceback\ntraceback.print_stack()",
+        "import warnings\nwarnings.warn('who', stacklevel=3)",
+        "import sys, os, atexit\nprint('PYTHONPATH' in os.environ, os.getenv('PYTHONPATH'), 'sitecustomize' in sys.modules)",
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import sys, os; print(sys.path, os.getenv('PYTHONPATH'))'])",
+        "# coding: nonsense\n",
+        "class Loud:\n    def __del__(self): print('gone', self.name)\na = Loud(); a.name = 1\nb = [Loud()]; b[0].name = 2; b[0].list = b",
+        "def g():\n    try: yield\n    finally: print('closed')\nkept = g(); next(kept)",
+        "file = open('/output/unclosed', 'w'); file.write('x')\nimport atexit\natexit.register(lambda: print(file.closed))",
+    ] {
+        assert_same(code.as_bytes()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_left_open_is_written_at_the_end() {
+    let run = run("kept = open('/output/a.txt', 'w'); kept.write('whole')").await;
+    assert_eq!(run.artifacts[0].1, "whole");
+}
+
+#[tokio::test]
+async fn the_module_path_of_the_environment_is_the_codes() {
+    let mut boot = boot();
+    boot.environment.insert("PYTHONPATH".to_owned(), "/input:/tmp".to_owned());
+    let (_sandbox, session, _) = ready(Place::Init, &boot).await.unwrap();
+    let job = job("import os, sys\nprint(sys.path[:3], os.environ['PYTHONPATH'])");
+    let run = session.run(job, mpsc::channel(1).0, CancellationToken::new(), GRACE).await.unwrap();
+    assert_eq!(text(&run.stdout), "['/code', '/input', '/tmp'] /input:/tmp\n");
 }
 
 #[tokio::test]

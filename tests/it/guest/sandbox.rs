@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tako_guest::protocol::{ArtifactLimits, Boot, Ready, Rlimits, VERSION};
+use tako_guest::site::SOURCE;
 use tako_vm::engine::guest_binary::GUEST;
 use tako_vm::engine::session::{GRACE, Reader, Session, Writer};
 use tako_vm::engine::{Error, Job, Run};
@@ -20,7 +21,9 @@ const SCRIPT: &str = r#"
 set -e
 mount -t tmpfs -o mode=755 tmpfs "$1"
 cd "$1"
-cp "$2" guest
+cp "$2/guest" guest
+mkdir -p tako
+cp -R "$2/python" tako/python
 mkdir usr proc dev tmp code input output
 [ -z "$MAIN" ] || cp "$MAIN" code/main.py
 mount --rbind -o ro /usr usr
@@ -123,7 +126,10 @@ pub async fn plain_python(code: &[u8]) -> std::process::Output {
 /// A command to which the program inside is still to be added, and the folder it needs.
 fn inside() -> (TempDir, Command) {
     let directory = tempfile::tempdir().unwrap();
-    let guest = directory.path().join("tako-guest");
+    let parts = directory.path().join("parts");
+    std::fs::create_dir_all(parts.join("python")).unwrap();
+    std::fs::write(parts.join("python/sitecustomize.py"), SOURCE).unwrap();
+    let guest = parts.join("guest");
     std::fs::write(&guest, GUEST).unwrap();
     std::fs::set_permissions(&guest, PermissionsExt::from_mode(0o755)).unwrap();
     let root = directory.path().join("root");
@@ -134,7 +140,7 @@ fn inside() -> (TempDir, Command) {
     if !is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    command.args(["sh", "-c", SCRIPT, "sh"]).arg(&root).arg(&guest);
+    command.args(["sh", "-c", SCRIPT, "sh"]).arg(&root).arg(&parts);
     if !is_root() {
         command.args(["unshare", "--user", "--map-user=1000", "--map-group=1000"]);
     }

@@ -21,6 +21,52 @@ fn percentiles(mut times: Vec<Duration>) -> String {
     format!("p10 {:.1} ms, p50 {:.1} ms, p99 {:.1} ms", at(0.1), at(0.5), at(0.99))
 }
 
+/// CPU time of this process and of all it waited for, directly or through launchers.
+fn cpu() -> Duration {
+    [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].into_iter().map(usage).sum()
+}
+
+fn usage(who: libc::c_int) -> Duration {
+    // SAFETY: an all-zero rusage is a valid one, and it outlives the call.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        libc::getrusage(who, &raw mut usage);
+        usage
+    };
+    let of = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    of(usage.ru_utime) + of(usage.ru_stime)
+}
+
+fn each(total: Duration, count: usize) -> f64 {
+    total.as_secs_f64() * 1e3 / count as f64
+}
+
+/// CPU time of a job, which decides the throughput of a busy machine and, unlike latency, is
+/// much the same on one that has other work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures; the engine's own share is of the build's profile"]
+async fn cpu_time_beside_bare_python() {
+    const COUNT: usize = 100;
+    for _ in 0..3 {
+        let before = cpu();
+        (0..COUNT).for_each(|_| bare());
+        let plain = cpu() - before;
+        let (own, children) = (usage(libc::RUSAGE_SELF), usage(libc::RUSAGE_CHILDREN));
+        let fixture = Fixture::new(1).await;
+        for _ in 0..COUNT {
+            fixture.run("print(1)").await;
+        }
+        // Launchers are waited for here.
+        fixture.engine.shutdown().await;
+        println!(
+            "CPU per job: bare {:.2} ms, native {:.2} ms in sandboxes and {:.2} ms in the engine",
+            each(plain, COUNT),
+            each(usage(libc::RUSAGE_CHILDREN) - children, COUNT),
+            each(usage(libc::RUSAGE_SELF) - own, COUNT),
+        );
+    }
+}
+
 /// Prints the figures of performance.md's native rows: `cargo test --release -- --ignored
 /// --nocapture native::speed`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
