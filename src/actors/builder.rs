@@ -175,7 +175,8 @@ impl Workshop {
         let engine = self.pool.engine();
         let (kind, runtime) = (engine.kind(), engine.runtime());
         if pinned.engine != kind.as_str() {
-            let reason = format!("it ran on the {} engine, and this node has the {} engine", pinned.engine, kind.as_str());
+            let reason =
+                format!("it ran on the {} engine, and this node has the {} engine", pinned.engine, kind.as_str());
             return Err(refused(RefusalCause::EngineMissing, reason));
         }
         if let Some(wanted) = pinned.runtime.as_deref().filter(|wanted| *wanted != runtime) {

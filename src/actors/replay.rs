@@ -6,9 +6,7 @@ use uuid::Uuid;
 
 use super::attempt::Bench;
 use super::ledger;
-use crate::domain::{
-    Comparison, Ending, ExecutionRecord, RefusalCause, Relationship, ReplayVerdictRecorded, Verdict,
-};
+use crate::domain::{Comparison, Ending, ExecutionRecord, RefusalCause, Relationship, ReplayVerdictRecorded, Verdict};
 use crate::store;
 
 /// The execution that this one replays.

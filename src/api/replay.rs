@@ -120,8 +120,7 @@ async fn shown(
     if body.contains_key("differences") {
         let original = app.record(origin, original).await?;
         if original.submitted.job_version != replay.submitted.job_version {
-            let versions =
-                json!({"original": original.submitted.job_version, "replay": replay.submitted.job_version});
+            let versions = json!({"original": original.submitted.job_version, "replay": replay.submitted.job_version});
             body.insert("job_version".to_owned(), versions);
         }
         body.insert("differences".to_owned(), divergence::shown(app, &original, replay, recorded).await?);

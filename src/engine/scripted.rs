@@ -157,7 +157,8 @@ impl Sandbox for ScriptedSandbox {
         };
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let script = String::from_utf8_lossy(&job.code);
-        let script = script.replace("%n", &self.ran.fetch_add(1, Ordering::Relaxed).to_string()).replace("%i", &self.image);
+        let script =
+            script.replace("%n", &self.ran.fetch_add(1, Ordering::Relaxed).to_string()).replace("%i", &self.image);
         for line in script.lines() {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
             let word = self.word.as_ref().filter(|(given, _)| given == word).map_or(word, |(_, meaning)| meaning);

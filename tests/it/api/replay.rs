@@ -225,7 +225,10 @@ async fn a_new_image_is_tried_out_by_administrators_alone() {
     assert_eq!(post("submitter", replay.clone(), json!({"image": "tako-vm/executor:next"})).await.0, 403);
     assert_eq!(post("submitter", replay.clone(), json!({})).await.1["verdict"], "identical");
     let (status, answer) = post("boss", replay.clone(), json!({"image": "tako-vm/executor:next", "priority": 0})).await;
-    assert_eq!((status, &answer["verdict"], &answer["image"]), (200, &json!("diverged"), &json!("tako-vm/executor:next")));
+    assert_eq!(
+        (status, &answer["verdict"], &answer["image"]),
+        (200, &json!("diverged"), &json!("tako-vm/executor:next"))
+    );
     let diff = answer["differences"][0]["diff"].as_str().unwrap();
     assert!(diff.contains("-on scripted\n+on tako-vm/executor:next"), "{diff}");
     let (_, gone) = post("boss", replay.clone(), json!({"image": "nowhere:1"})).await;
