@@ -181,6 +181,7 @@ impl Job {
             image_digest: format!("sha256:{}", Digest::of(b"image")),
             warmth: Warmth::Warm,
             startup_ms: 12,
+            hash_seed: Some("0".into()),
         };
         let claim = Claim { node_id, slot: 3, lease: self.lease };
         let commands = vec![Command::Dequeue { claim }, Command::Start { lease: self.lease, sandbox }];
@@ -263,6 +264,7 @@ fn submitted() -> JobSubmitted {
         client_ip: Some("127.0.0.1".into()),
         parent: None,
         pinned_image: None,
+        hash_seed: None,
         tags: Default::default(),
         callback_url: None,
     }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::builder::{Builder, Prepare, Unprepared};
+use super::job_types::{HASH_SEED, JobTypes};
 use super::ledger::{self, Enclosed, Ledger, Patience, Tracked};
 use super::live_output::LiveOutput;
 use super::observation::Observation;
@@ -17,8 +18,8 @@ use super::replay;
 use super::slot::Stop;
 use crate::clock::Clock;
 use crate::domain::{
-    self, Claim, Command, Digest, Ending, ErrorType, Failure, JobSubmitted, Phase, Relationship, ReplayVerdictRecorded,
-    Retry, RetryPolicy, Verdict, Warmth, outcome,
+    self, Claim, Command, Digest, Ending, ErrorType, ExecutionRecord, Failure, JobSubmitted, Phase, RefusalCause,
+    ReplayVerdictRecorded, Retry, RetryPolicy, Verdict, Warmth, outcome,
 };
 use crate::engine::pool::Pool;
 use crate::engine::{self, Sandbox, SandboxSpec};
@@ -35,6 +36,7 @@ pub struct Bench {
     pub store: store::Store,
     pub pool: Arc<Pool>,
     pub builder: Addr<Builder>,
+    pub job_types: Arc<JobTypes>,
     pub live: Arc<LiveOutput>,
     pub clock: Arc<dyn Clock>,
     pub retry: RetryPolicy,
@@ -48,8 +50,8 @@ enum Stuck {
     Failed { error: Failure, retryable: bool },
     /// It ended before any code ran.
     Ended(Box<Ending>),
-    /// A replay's image cannot be had.
-    ReplayRefused { reason: String },
+    /// What a replay needs cannot be had.
+    ReplayRefused { cause: RefusalCause, reason: String },
 }
 
 impl From<ledger::Error> for Stuck {
@@ -137,16 +139,14 @@ impl Attempt<'_> {
                 let retry = if retryable { self.retry_time(&tracked) } else { Retry::Never };
                 self.commit(tracked, vec![Command::FailAttempt { lease, error, retry }]).await
             }
-            Stuck::ReplayRefused { reason } => {
+            Stuck::ReplayRefused { cause, reason } => {
                 let error = Failure::of_service(ErrorType::ConfigError, Phase::Startup, &reason);
-                let mut commands =
-                    vec![Command::Finish { lease, ending: Box::new(Ending::Failed { error, observed: None }) }];
-                if let Some(parent) = &tracked.record.submitted.parent {
-                    let verdict = Verdict::Refused { reason };
-                    commands.push(Command::RecordReplayVerdict(ReplayVerdictRecorded {
-                        original_id: parent.execution_id,
-                        verdict,
-                    }));
+                let ending = Ending::Failed { error, observed: None };
+                let mut commands = vec![Command::Finish { lease, ending: Box::new(ending) }];
+                if let Some(original_id) = replay::original(&tracked.record) {
+                    let verdict = Verdict::Refused { cause, reason };
+                    let verdict = ReplayVerdictRecorded { original_id, verdict, rules: Vec::new() };
+                    commands.push(Command::RecordReplayVerdict(verdict));
                 }
                 self.commit(tracked, commands).await
             }
@@ -155,9 +155,9 @@ impl Attempt<'_> {
 
     /// From the claim to a sandbox in which the code may run, all of it in the log.
     async fn start(&self, tracked: &mut Tracked) -> Result<(Box<dyn Sandbox>, JobBytes), Stuck> {
-        let submitted = tracked.record.submitted.clone();
+        let record = tracked.record.clone();
         let dequeue = Command::Dequeue { claim: self.claim.clone() };
-        let spec = match self.prepare(&submitted).await {
+        let spec = match self.prepare(&record.submitted).await {
             Ok(spec) => spec,
             Err(stuck) => {
                 *tracked = self.commit(tracked.clone(), vec![dequeue]).await?;
@@ -168,16 +168,16 @@ impl Attempt<'_> {
             // The sandbox is there, so both facts are true at once and cost one append.
             let start = self.start_command(&spec, sandbox.as_ref(), Warmth::Warm);
             let committed = self.commit(tracked.clone(), vec![dequeue, start]);
-            let (committed, bytes) = tokio::join!(committed, self.bytes(&submitted));
+            let (committed, bytes) = tokio::join!(committed, self.bytes(&record));
             return self.hand_over(tracked, sandbox, committed, bytes).await;
         }
-        let (committed, bytes) = tokio::join!(self.commit(tracked.clone(), vec![dequeue]), self.bytes(&submitted));
+        let (committed, bytes) = tokio::join!(self.commit(tracked.clone(), vec![dequeue]), self.bytes(&record));
         *tracked = committed?;
         if self.is_cancelled(tracked) {
             return Err(Stuck::ended(cancelled()));
         }
         let sandbox = tokio::select! {
-            started = self.bench.pool.start(&spec) => started.map_err(|error| stuck_starting(error, &spec))?,
+            started = self.bench.pool.start(&spec) => started.map_err(|error| stuck_starting(error, &spec, &tracked.record))?,
             () = self.stop.cancel.cancelled() => return Err(Stuck::ended(cancelled())),
             () = self.stop.release.cancelled() => return Err(Stuck::ended(cancelled())),
         };
@@ -282,15 +282,10 @@ impl Attempt<'_> {
         }
         let lease = self.claim.lease;
         let mut commands = vec![Command::Finish { lease, ending: Box::new(ending.clone()) }];
-        if let Some(parent) = &tracked.record.submitted.parent
-            && parent.relationship == Relationship::Replay
-            && let Some(original) = self.bench.ledger.load_surely(parent.execution_id).await?
-        {
-            let verdict = replay::compare(&original.record, &ending);
-            commands.push(Command::RecordReplayVerdict(ReplayVerdictRecorded {
-                original_id: parent.execution_id,
-                verdict,
-            }));
+        if let Some(original_id) = replay::original(&tracked.record) {
+            let brought = large.iter().chain(&small);
+            let verdict = replay::judge(self.bench, &tracked.record, original_id, &ending, brought).await?;
+            commands.extend(verdict.map(Command::RecordReplayVerdict));
         }
         let enclosed = Enclosed { lease: Some(lease), blobs: small };
         self.bench.ledger.commit_with(tracked, commands, &self.correlation_id, enclosed, Patience::UntilAnswered).await
@@ -310,7 +305,7 @@ impl Attempt<'_> {
         let answer = self.bench.builder.send(Prepare { submitted: Box::new(submitted.clone()) }).await;
         match answer {
             Ok(Ok(spec)) => Ok(spec),
-            Ok(Err(Unprepared::PinnedImageGone { reason })) => Err(Stuck::ReplayRefused { reason }),
+            Ok(Err(Unprepared::NotAsPinned { cause, reason })) => Err(Stuck::ReplayRefused { cause, reason }),
             Ok(Err(Unprepared::Failed { error, retryable })) => Err(Stuck::Failed { error, retryable }),
             Err(closed) => Err(Stuck::Failed {
                 error: Failure::of_service(ErrorType::InternalError, Phase::Startup, &closed.to_string()),
@@ -319,7 +314,8 @@ impl Attempt<'_> {
         }
     }
 
-    async fn bytes(&self, submitted: &JobSubmitted) -> Result<JobBytes, Stuck> {
+    async fn bytes(&self, record: &ExecutionRecord) -> Result<JobBytes, Stuck> {
+        let submitted = &record.submitted;
         let hashes: Vec<Digest> =
             [submitted.code, submitted.input].into_iter().chain(submitted.files.iter().map(|file| file.hash)).collect();
         let blobs = loop {
@@ -330,13 +326,13 @@ impl Attempt<'_> {
             }
         };
         let take = |hash: &Digest, what: &str| {
-            blobs.get(hash).cloned().ok_or_else(|| Stuck::Failed {
-                error: Failure::of_service(
-                    ErrorType::InternalError,
-                    Phase::Startup,
-                    &format!("{what} of the job is not kept any more"),
-                ),
-                retryable: false,
+            blobs.get(hash).cloned().ok_or_else(|| {
+                let reason = format!("{what} of the job is not kept any more");
+                if replay::original(record).is_some() {
+                    return Stuck::ReplayRefused { cause: RefusalCause::BlobGone, reason };
+                }
+                let error = Failure::of_service(ErrorType::InternalError, Phase::Startup, &reason);
+                Stuck::Failed { error, retryable: false }
             })
         };
         Ok(JobBytes {
@@ -362,6 +358,7 @@ impl Attempt<'_> {
                 image_digest: spec.image.digest.clone(),
                 warmth,
                 startup_ms: sandbox.startup().as_millis() as u64,
+                hash_seed: spec.environment.get(HASH_SEED).cloned(),
             },
         }
     }
@@ -377,8 +374,11 @@ impl Attempt<'_> {
 }
 
 /// What an engine's error means before the code ran.
-fn stuck_starting(error: engine::Error, spec: &SandboxSpec) -> Stuck {
+fn stuck_starting(error: engine::Error, spec: &SandboxSpec, record: &ExecutionRecord) -> Stuck {
     match error {
+        engine::Error::Image { .. } if replay::original(record).is_some() => {
+            Stuck::ReplayRefused { cause: RefusalCause::ImageGone, reason: domain::scrub(&error.to_string()) }
+        }
         engine::Error::Startup(fault) if fault.kind == FaultKind::StartupTimeout => Stuck::ended(Ending::TimedOut {
             phase: Phase::Startup,
             limit_ms: spec.startup_timeout.as_millis() as u64,

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::job_types::{JobTypes, NoSuchJobType};
 use super::submission::Origin;
 use crate::config::JobType;
-use crate::domain::{self, ErrorType, Failure, JobSubmitted, Phase, PinnedImage};
+use crate::domain::{self, ErrorType, Failure, JobSubmitted, Phase, PinnedImage, RefusalCause};
 use crate::engine::pool::Pool;
 use crate::engine::{self, Image, SandboxSpec};
 
@@ -28,8 +28,9 @@ pub struct Prepare {
 /// Why a job has no environment.
 #[derive(Debug, Clone)]
 pub enum Unprepared {
-    /// A replay's image is not the one it was, or is gone.
-    PinnedImageGone {
+    /// What a replay ran on cannot be had here.
+    NotAsPinned {
+        cause: RefusalCause,
         reason: String,
     },
     Failed {
@@ -113,12 +114,21 @@ fn reference(kind: engine::Kind, job_type: &JobType) -> String {
 
 impl Images {
     async fn resolve(&self, pool: &Pool, reference: &str) -> Result<Image, engine::Error> {
+        self.find(pool, reference, false).await
+    }
+
+    /// What the reference names now, whatever it named before.
+    async fn resolve_anew(&self, pool: &Pool, reference: &str) -> Result<Image, engine::Error> {
+        self.find(pool, reference, true).await
+    }
+
+    async fn find(&self, pool: &Pool, reference: &str, anew: bool) -> Result<Image, engine::Error> {
         let cell = {
             let mut images = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             Arc::clone(images.entry(reference.to_owned()).or_default())
         };
         let mut resolved = cell.lock().await;
-        if let Some(image) = &*resolved {
+        if let Some(image) = resolved.as_ref().filter(|_| !anew) {
             return Ok(image.clone());
         }
         let image = pool.engine().resolve_image(reference).await?;
@@ -150,28 +160,42 @@ impl Workshop {
                 unprepared(ErrorType::DockerError, &error.to_string(), is_outage)
             })?,
         };
-        let spec = self.job_types.spec(&job_type.name, &submitted.limits, image, self.pool.labels().clone());
-        self.pool.keep(&spec, self.job_types.pool_bounds(&job_type.name));
+        let hash_seed = submitted.hash_seed.as_deref();
+        let labels = self.pool.labels().clone();
+        let spec = self.job_types.spec(&job_type.name, &submitted.limits, image, hash_seed, labels);
+        // An image that is only tried out is nothing to keep sandboxes ready of.
+        if submitted.pinned_image.as_ref().is_none_or(|pinned| pinned.digest.is_some()) {
+            self.pool.keep(&spec, self.job_types.pool_bounds(&job_type.name));
+        }
         Ok(spec)
     }
 
     async fn pinned_image(&self, pinned: &PinnedImage) -> Result<Image, Unprepared> {
-        let engine = self.pool.engine().kind();
-        if pinned.engine != engine.as_str() {
+        let refused = |cause, reason| Unprepared::NotAsPinned { cause, reason };
+        let engine = self.pool.engine();
+        let (kind, runtime) = (engine.kind(), engine.runtime());
+        if pinned.engine != kind.as_str() {
             let reason =
-                format!("it ran on the {} engine, and this node has the {} engine", pinned.engine, engine.as_str());
-            return Err(Unprepared::PinnedImageGone { reason });
+                format!("it ran on the {} engine, and this node has the {} engine", pinned.engine, kind.as_str());
+            return Err(refused(RefusalCause::EngineMissing, reason));
         }
+        if let Some(wanted) = pinned.runtime.as_deref().filter(|wanted| *wanted != runtime) {
+            let reason = format!("it ran on the runtime {wanted}, and this node runs sandboxes on {runtime}");
+            return Err(refused(RefusalCause::RuntimeMissing, reason));
+        }
+        let gone = |error: engine::Error| match error {
+            engine::Error::Unavailable { .. } => unprepared(ErrorType::ServiceUnavailable, &error.to_string(), true),
+            error => refused(RefusalCause::ImageGone, domain::scrub(&error.to_string())),
+        };
+        let Some(digest) = &pinned.digest else {
+            return self.images.resolve_anew(&self.pool, &pinned.reference).await.map_err(gone);
+        };
         // A tag may have moved since; for Docker the digest is a reference by itself.
-        let reference = if engine == engine::Kind::Docker { &pinned.digest } else { &pinned.reference };
-        let image = self
-            .images
-            .resolve(&self.pool, reference)
-            .await
-            .map_err(|error| Unprepared::PinnedImageGone { reason: domain::scrub(&error.to_string()) })?;
-        if pinned.digest != image.digest {
-            let reason = format!("image {reference} is {} now, and it ran on {}", image.digest, pinned.digest);
-            return Err(Unprepared::PinnedImageGone { reason });
+        let reference = if kind == engine::Kind::Docker { digest } else { &pinned.reference };
+        let image = self.images.resolve(&self.pool, reference).await.map_err(gone)?;
+        if *digest != image.digest {
+            let reason = format!("image {reference} is {} now, and it ran on {digest}", image.digest);
+            return Err(refused(RefusalCause::ImageGone, reason));
         }
         Ok(image)
     }
@@ -190,7 +214,7 @@ impl Workshop {
             match self.image(job_type).await {
                 Ok(image) => {
                     let limits = self.job_types.limits(job_type, None, None);
-                    let spec = self.job_types.spec(&job_type.name, &limits, image, self.pool.labels().clone());
+                    let spec = self.job_types.spec(&job_type.name, &limits, image, None, self.pool.labels().clone());
                     self.pool.keep(&spec, bounds);
                 }
                 Err(error) => tracing::warn!(error = %error, job_type = job_type.name, "no image to start ahead from"),

@@ -20,8 +20,7 @@ use super::queue::{CancelHere, Queue};
 use super::submission::{FieldFault, Origin, Submission};
 use crate::config::Config;
 use crate::domain::{
-    Command, Digest, Idempotency, InputFile, JobSubmitted, Parent, PinnedImage, Rejection, Relationship,
-    ReplayVerdictRecorded, Status, Verdict, canonical_json_digest,
+    Command, Digest, Idempotency, InputFile, JobSubmitted, RefusalCause, Rejection, Status, canonical_json_digest,
 };
 use crate::store;
 
@@ -59,8 +58,13 @@ pub enum How {
     Fork { code: String },
     /// A dead letter tried again.
     Requeue,
-    /// Everything as it was, image included. The ended replay carries a verdict.
-    Replay,
+    /// Everything as it was. The ended replay carries a verdict.
+    Replay {
+        /// Instead of the image it ran on, to try another one out.
+        image: Option<String>,
+        /// Instead of the original's.
+        priority: Option<i16>,
+    },
 }
 
 /// Asks for the end of a job.
@@ -102,6 +106,9 @@ pub enum Refusal {
     /// The code or input of the original is no longer kept.
     #[error("execution {execution_id} cannot be run again: {reason}")]
     NotRepeatable { execution_id: Uuid, reason: String },
+    /// The refusal is in the original's stream.
+    #[error("execution {execution_id} cannot be replayed: {reason}")]
+    ReplayRefused { execution_id: Uuid, cause: RefusalCause, reason: String },
     #[error("the queue holds {waiting} jobs, as many as it may; try again later")]
     QueueFull { waiting: u64, retry_after: Duration },
     /// The database does not answer, or too much is under way.
@@ -279,7 +286,7 @@ impl Handler<Cancel> for Intake {
 }
 
 impl Doors {
-    async fn find(&self, tenant: &str, execution_id: Uuid) -> Result<ledger::Tracked, Refusal> {
+    pub(super) async fn find(&self, tenant: &str, execution_id: Uuid) -> Result<ledger::Tracked, Refusal> {
         match self.ledger.load(execution_id).await {
             Ok(Some(tracked)) if tracked.record.submitted.tenant == tenant => Ok(tracked),
             Ok(_) => Err(Refusal::NotFound(execution_id)),
@@ -290,7 +297,7 @@ impl Doors {
     /// Submits jobs in one transaction, each or not.
     async fn submit(&self, origin: &Origin, submissions: Vec<Submission>) -> Vec<Result<Accepted, Refusal>> {
         let prepared = submissions.into_iter().map(|submission| self.prepare(origin, submission)).collect();
-        self.enter(prepared, &origin.correlation_id).await
+        self.enter_all(prepared, &origin.correlation_id).await
     }
 
     fn prepare(&self, origin: &Origin, submission: Submission) -> Result<NewJob, Refusal> {
@@ -326,13 +333,18 @@ impl Doors {
             client_ip: origin.client_ip.clone(),
             parent: None,
             pinned_image: None,
+            hash_seed: None,
             tags: submission.tags,
             callback_url: submission.callback_url,
         };
         Ok(NewJob { execution_id: Uuid::now_v7(), submitted, blobs: blobs.blobs })
     }
 
-    async fn enter(&self, jobs: Vec<Result<NewJob, Refusal>>, correlation_id: &str) -> Vec<Result<Accepted, Refusal>> {
+    async fn enter_all(
+        &self,
+        jobs: Vec<Result<NewJob, Refusal>>,
+        correlation_id: &str,
+    ) -> Vec<Result<Accepted, Refusal>> {
         let good: Vec<_> = jobs.iter().filter_map(|job| job.as_ref().ok().cloned()).collect();
         let mut created = self.ledger.create(good, correlation_id).await.into_iter();
         let mut answers = Vec::with_capacity(jobs.len());
@@ -348,14 +360,14 @@ impl Doors {
         answers
     }
 
-    async fn enter_one(
+    pub(super) async fn enter(
         &self,
         submitted: JobSubmitted,
         blobs: Vec<store::Blob>,
-        origin: &Origin,
+        correlation_id: &str,
     ) -> Result<Accepted, Refusal> {
         let job = NewJob { execution_id: Uuid::now_v7(), submitted, blobs };
-        self.enter(vec![Ok(job)], &origin.correlation_id).await.pop().unwrap_or(Err(Refusal::Internal))
+        self.enter_all(vec![Ok(job)], correlation_id).await.pop().unwrap_or(Err(Refusal::Internal))
     }
 
     async fn accept(&self, job: NewJob, created: Result<ledger::Tracked, ledger::Error>) -> Result<Accepted, Refusal> {
@@ -382,88 +394,6 @@ impl Doors {
             (Err(error), _) => Err(Refusal::of(error, job.execution_id)),
         }
     }
-
-    async fn repeat(&self, origin: Origin, execution_id: Uuid, how: How) -> Result<Accepted, Refusal> {
-        let original = self.find(&origin.tenant, execution_id).await?;
-        if matches!(how, How::Replay) {
-            return self.replay(origin, original).await;
-        }
-        let mut submitted = original.record.submitted.clone();
-        let (_, version) = self.job_types.resolve(&submitted.job_type)?;
-        submitted.job_version = version;
-        submitted.client_ip = origin.client_ip.clone();
-        submitted.idempotency = None;
-        submitted.not_before = None;
-        submitted.pinned_image = None;
-        let mut blobs = Vec::new();
-        let relationship = match how {
-            How::Rerun => Relationship::Rerun,
-            How::Requeue => Relationship::Requeue,
-            How::Replay => Relationship::Replay,
-            How::Fork { code } => {
-                let faults = Submission::of_code(code.as_str()).faults(&self.config);
-                if !faults.is_empty() {
-                    return Err(Refusal::Invalid { faults });
-                }
-                submitted.code = Digest::of(code.as_bytes());
-                blobs.push(store::Blob::new(Bytes::from(code)));
-                Relationship::Fork
-            }
-        };
-        submitted.parent = Some(Parent { execution_id, relationship });
-        if let Some(reason) = self.missing(&submitted, &blobs).await? {
-            return Err(Refusal::NotRepeatable { execution_id, reason });
-        }
-        self.enter_one(submitted, blobs, &origin).await
-    }
-
-    /// A replay is the original's submission with its image pinned. One that cannot be is
-    /// still told: the refusal stands in the original's stream.
-    async fn replay(&self, origin: Origin, original: ledger::Tracked) -> Result<Accepted, Refusal> {
-        let execution_id = original.record.execution_id;
-        if !original.record.is_ended() {
-            return Err(Refusal::NotEnded(execution_id));
-        }
-        let mut submitted = original.record.submitted.clone();
-        let reason = match original.record.sandbox() {
-            None => Some("no code ran, so there is nothing to compare with".to_owned()),
-            Some(_) => self.missing(&submitted, &[]).await?,
-        };
-        if let Some(reason) = reason {
-            let verdict = Verdict::Refused { reason: reason.clone() };
-            let command = Command::RecordReplayVerdict(ReplayVerdictRecorded { original_id: execution_id, verdict });
-            self.ledger
-                .commit(original, vec![command], &origin.correlation_id)
-                .await
-                .map_err(|error| Refusal::of(error, execution_id))?;
-            return Err(Refusal::NotRepeatable { execution_id, reason });
-        }
-        submitted.pinned_image = original.record.sandbox().map(|sandbox| PinnedImage {
-            engine: sandbox.engine.clone(),
-            reference: sandbox.image.clone(),
-            digest: sandbox.image_digest.clone(),
-        });
-        submitted.client_ip = origin.client_ip.clone();
-        submitted.idempotency = None;
-        submitted.not_before = None;
-        submitted.parent = Some(Parent { execution_id, relationship: Relationship::Replay });
-        self.enter_one(submitted, Vec::new(), &origin).await
-    }
-
-    /// Which of the job's own bytes are no longer kept, as a sentence.
-    async fn missing(&self, submitted: &JobSubmitted, brought: &[store::Blob]) -> Result<Option<String>, Refusal> {
-        let wanted: Vec<_> = std::iter::once(("its code".to_owned(), submitted.code))
-            .chain(std::iter::once(("its input".to_owned(), submitted.input)))
-            .chain(submitted.files.iter().map(|file| (format!("its file {:?}", file.name), file.hash)))
-            .filter(|(_, hash)| brought.iter().all(|blob| blob.hash() != *hash))
-            .collect();
-        let hashes: Vec<_> = wanted.iter().map(|(_, hash)| *hash).collect();
-        let missing = self.store.missing_blobs(&hashes).await?;
-        Ok(wanted
-            .into_iter()
-            .find(|(_, hash)| missing.contains(hash))
-            .map(|(what, hash)| format!("{what} (sha256 {hash}) is no longer kept")))
-    }
 }
 
 /// The bytes that a submission brings.
@@ -481,7 +411,7 @@ impl Blobs {
         let mut files = Vec::new();
         for (name, bytes) in &submission.files {
             let blob = store::Blob::new(bytes.clone());
-            files.push(InputFile { name: name.clone(), hash: blob.hash(), bytes: bytes.len() as u64 });
+            files.push(InputFile { name: name.clone(), hash: blob.hash(), bytes: bytes.len() as u64, source: None });
             blobs.push(blob);
         }
         Self { blobs, files }

@@ -6,9 +6,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::config::{Config, JobType};
-use crate::domain::{JobLimits, canonical_json_digest};
+use crate::domain::{JobLimits, Normaliser, canonical_json_digest};
 use crate::engine::pool::Bounds;
 use crate::engine::{Image, SandboxLabels, SandboxLimits, SandboxSpec};
+
+/// Makes Python's hashes, and so the order of its sets, the same in every run.
+pub const HASH_SEED: &str = "PYTHONHASHSEED";
 
 /// Job types as the configuration has them now.
 #[derive(Debug)]
@@ -99,10 +102,31 @@ impl JobTypes {
         Bounds { min_idle: min_idle as usize, max_idle: max_idle as usize, max_age: general.max_age }
     }
 
-    /// What a sandbox for a job of that type and those limits is made of.
-    pub fn spec(&self, name: &str, limits: &JobLimits, image: Image, labels: SandboxLabels) -> SandboxSpec {
+    /// What the results of a job type are rid of before a replay is compared.
+    pub fn normalisers(&self, name: &str) -> Vec<Normaliser> {
+        let rules = self.config.job_types.get(name).map(|job_type| job_type.replay.normalise.as_slice());
+        // A loaded configuration has no rule that is none.
+        rules.unwrap_or_default().iter().filter_map(|rule| Normaliser::of(&rule.rule()).ok()).collect()
+    }
+
+    /// What a sandbox for a job of that type and those limits is made of. A hash seed that is
+    /// given wins over the job type's own.
+    pub fn spec(
+        &self,
+        name: &str,
+        limits: &JobLimits,
+        image: Image,
+        hash_seed: Option<&str>,
+        labels: SandboxLabels,
+    ) -> SandboxSpec {
         let job_type = self.config.job_types.get(name);
-        let environment = job_type.map(|job_type| &job_type.environment);
+        let configured = job_type.map(|job_type| &job_type.environment).into_iter().flatten();
+        let mut environment: BTreeMap<_, _> =
+            configured.map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
+        match hash_seed {
+            Some(seed) => drop(environment.insert(HASH_SEED.to_owned(), seed.to_owned())),
+            None => drop(environment.entry(HASH_SEED.to_owned()).or_insert_with(|| "0".to_owned())),
+        }
         SandboxSpec {
             image,
             limits: SandboxLimits {
@@ -115,11 +139,7 @@ impl JobTypes {
                 output_bytes: limits.output_bytes,
                 inodes: self.config.container_limits.inodes,
             },
-            environment: environment
-                .into_iter()
-                .flatten()
-                .map(|(name, value)| (name.clone(), value.expose().to_owned()))
-                .collect(),
+            environment,
             preload: job_type.map(|job_type| job_type.preload.clone()).unwrap_or_default(),
             startup_timeout: Duration::from_millis(limits.startup_timeout_ms),
             labels,

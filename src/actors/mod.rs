@@ -21,6 +21,7 @@ pub mod live_output;
 mod observation;
 pub mod queue;
 pub mod reaper;
+mod repeat;
 mod replay;
 pub mod root;
 pub mod slot;

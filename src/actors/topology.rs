@@ -97,6 +97,7 @@ impl Node {
             store: store.clone(),
             pool: Arc::clone(&pool),
             builder: builder.clone(),
+            job_types: Arc::clone(&job_types),
             live: Arc::clone(&live_output),
             clock: Arc::clone(&clock),
             retry: RetryPolicy { base: config.retry.base_delay, cap: config.retry.max_delay },

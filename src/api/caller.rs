@@ -76,6 +76,8 @@ impl Needs for Admin {
 /// body is never read.
 pub struct Caller<N> {
     pub origin: Origin,
+    /// May do everything.
+    pub is_admin: bool,
     needs: PhantomData<N>,
 }
 
@@ -92,24 +94,31 @@ impl<N: Needs> FromRequest for Caller<N> {
     type Future = Ready<Result<Self, Self::Error>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(admit(request, N::SCOPE).map(|origin| Self { origin, needs: PhantomData }).map_err(Into::into))
+        ready(
+            admit(request, N::SCOPE)
+                .map(|(origin, is_admin)| Self { origin, is_admin, needs: PhantomData })
+                .map_err(Into::into),
+        )
     }
 }
 
-fn admit(request: &HttpRequest, needed: Scope) -> Result<Origin, Problem> {
+/// Who asks, and whether as an administrator.
+fn admit(request: &HttpRequest, needed: Scope) -> Result<(Origin, bool), Problem> {
     let Some(keys) = request.app_data::<web::Data<Keys>>() else {
         return Err(Problem::defect(&"the API keys are not registered"));
     };
     let correlation_id = request.extensions().get::<CorrelationId>().map(|id| id.0.clone()).unwrap_or_default();
     let client_ip = request.peer_addr().map(|peer| peer.ip().to_canonical().to_string());
     if keys.0.is_empty() {
-        return Ok(Origin { tenant: "default".to_owned(), by: "anonymous".to_owned(), client_ip, correlation_id });
+        let by = "anonymous".to_owned();
+        return Ok((Origin { tenant: "default".to_owned(), by, client_ip, correlation_id }, true));
     }
     let presented = presented_key(request).ok_or_else(|| {
         Problem::new(Kind::Unauthenticated, "send an API key, as \"Authorization: Bearer …\" or as \"X-API-Key: …\"")
     })?;
     let key = keys.find(presented).ok_or_else(|| Problem::new(Kind::Unauthenticated, "the API key is not known"))?;
-    if !key.scopes.contains(&needed) && !key.scopes.contains(&Scope::Admin) {
+    let is_admin = key.scopes.contains(&Scope::Admin);
+    if !key.scopes.contains(&needed) && !is_admin {
         let scope = match needed {
             Scope::Submit => "submit",
             Scope::Read => "read",
@@ -117,7 +126,7 @@ fn admit(request: &HttpRequest, needed: Scope) -> Result<Origin, Problem> {
         };
         return Err(Problem::new(Kind::Forbidden, format!("this needs an API key with the scope {scope:?}")));
     }
-    Ok(Origin { tenant: key.tenant.clone(), by: key.name.clone(), client_ip, correlation_id })
+    Ok((Origin { tenant: key.tenant.clone(), by: key.name.clone(), client_ip, correlation_id }, is_admin))
 }
 
 fn presented_key(request: &HttpRequest) -> Option<&str> {

@@ -8,6 +8,7 @@ mod app;
 mod artifacts;
 mod body;
 mod caller;
+mod divergence;
 mod dlq;
 mod envelope;
 mod events;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest, web};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use uuid::Uuid;
 
 use super::problem::{Kind, Problem};
@@ -126,8 +126,9 @@ impl Params {
         let text = self.text(name)?;
         // A plus sign that nobody escaped arrives as a space.
         match DateTime::parse_from_rfc3339(&text.replace(' ', "+")) {
-            Ok(moment) => Some(moment.with_timezone(&Utc)),
-            Err(_) => {
+            // Beyond that the database has no time, nor has the margin of an index.
+            Ok(moment) if (0..=9999).contains(&moment.year()) => Some(moment.with_timezone(&Utc)),
+            Ok(_) | Err(_) => {
                 self.fault(name, format!("must be a time like 2026-01-31T12:00:00Z, not {text:.40?}"));
                 None
             }

@@ -290,9 +290,9 @@ impl From<intake::Refusal> for Problem {
             }
             Refusal::NotFound(id) | Refusal::NotADeadLetter(id) => Self::new(Kind::NotFound, detail).about(id),
             Refusal::AlreadyEnded { execution_id, .. } => Self::new(Kind::AlreadyEnded, detail).about(execution_id),
-            Refusal::NotEnded(execution_id) | Refusal::NotRepeatable { execution_id, .. } => {
-                Self::new(Kind::Conflict, detail).about(execution_id)
-            }
+            Refusal::NotEnded(execution_id)
+            | Refusal::NotRepeatable { execution_id, .. }
+            | Refusal::ReplayRefused { execution_id, .. } => Self::new(Kind::Conflict, detail).about(execution_id),
             Refusal::QueueFull { retry_after, .. } | Refusal::Unavailable { retry_after } => {
                 Self::new(Kind::Unavailable, detail).retry_after(retry_after)
             }

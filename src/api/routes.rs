@@ -84,7 +84,7 @@ pub fn paths() -> Vec<Path> {
         Path::at("/executions").get(executions::list),
         Path::at("/executions/{id}").get(executions::get),
         Path::at("/executions/{id}/lineage").get(lineage::graph),
-        Path::at("/executions/{id}/replay").post(replay::replay),
+        Path::at("/executions/{id}/replay").get(replay::verdict).post(replay::replay),
         Path::at("/events").get(events::all),
         Path::at("/job-types").get(job_types::list),
         Path::at("/job-types/{name}").get(job_types::get),

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::domain::{
-    DeadLetter, Digest, Ending, ErrorType, ExecutionRecord, JobLimits, JobState, Observed, Phase,
+    DeadLetter, Digest, Ending, ErrorType, ExecutionRecord, FileSource, JobLimits, JobState, Observed, Phase,
     ReplayVerdictRecorded, Timing,
 };
 
@@ -87,6 +87,8 @@ struct Full<'a> {
     image_digest: Option<&'a str>,
     warm: Option<bool>,
     sandbox_id: Option<&'a str>,
+    /// `PYTHONHASHSEED` of the code.
+    hash_seed: Option<&'a str>,
     signal: Option<i32>,
     stdout_truncated: bool,
     stderr_truncated: bool,
@@ -113,6 +115,9 @@ struct NamedBlob<'a> {
     /// Absent where only the blob itself knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
+    /// The artifact it was taken from.
+    #[serde(rename = "from", skip_serializing_if = "Option::is_none")]
+    source: Option<&'a FileSource>,
 }
 
 #[derive(Debug, Serialize)]
@@ -164,17 +169,21 @@ impl<'a> Full<'a> {
         let (submitted, sandbox) = (&record.submitted, record.sandbox());
         let size = |hash| blobs.get(&hash).map(|bytes| bytes.len() as u64);
         let own = [
-            NamedBlob { name: CODE, hash: submitted.code, bytes: size(submitted.code) },
-            NamedBlob { name: INPUT, hash: submitted.input, bytes: size(submitted.input) },
+            NamedBlob { name: CODE, hash: submitted.code, bytes: size(submitted.code), source: None },
+            NamedBlob { name: INPUT, hash: submitted.input, bytes: size(submitted.input), source: None },
         ];
-        let given =
-            submitted.files.iter().map(|file| NamedBlob { name: &file.name, hash: file.hash, bytes: Some(file.bytes) });
+        let given = submitted.files.iter().map(|file| NamedBlob {
+            name: &file.name,
+            hash: file.hash,
+            bytes: Some(file.bytes),
+            source: file.source.as_ref(),
+        });
         let made = observed.map(|observed| observed.artifacts.as_slice()).unwrap_or_default().iter();
         let refused = observed.map(|observed| observed.refused_artifacts.as_slice()).unwrap_or_default().iter();
         Self {
             job_ref: &submitted.job_version,
             artifacts: made
-                .map(|made| NamedBlob { name: &made.name, hash: made.hash, bytes: Some(made.bytes) })
+                .map(|made| NamedBlob { name: &made.name, hash: made.hash, bytes: Some(made.bytes), source: None })
                 .collect(),
             input_artifacts: own.into_iter().chain(given).collect(),
             refused_artifacts: refused.map(|(name, reason)| Refused { name, reason }).collect(),
@@ -199,6 +208,7 @@ impl<'a> Full<'a> {
             image_digest: sandbox.map(|sandbox| sandbox.image_digest.as_str()),
             warm: sandbox.map(|sandbox| sandbox.warmth == crate::domain::Warmth::Warm),
             sandbox_id: sandbox.map(|sandbox| sandbox.id.as_str()),
+            hash_seed: sandbox.and_then(|sandbox| sandbox.hash_seed.as_deref()),
             signal: observed.and_then(|observed| observed.signal),
             stdout_truncated: observed.is_some_and(|observed| observed.stdout.truncated),
             stderr_truncated: observed.is_some_and(|observed| observed.stderr.truncated),

@@ -53,6 +53,17 @@ impl Client {
         self.call(Method::POST, path, body, patience)
     }
 
+    /// The same among others; inside [`Client::block_on`].
+    pub(super) async fn post_async(&self, path: &str, body: Option<String>, patience: Duration) -> Result<Value> {
+        let (status, body) = self.ask(Method::POST, path, body, patience).await?;
+        accept(status, body)
+    }
+
+    /// Works on the client's own runtime.
+    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
     /// The record of an execution once it has ended.
     pub(super) fn wait(&self, execution_id: &str) -> Result<Value> {
         loop {
@@ -76,6 +87,16 @@ impl Client {
         body: Option<String>,
         patience: Duration,
     ) -> Result<(StatusCode, Value)> {
+        self.runtime.block_on(self.ask(method, path, body, patience))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        patience: Duration,
+    ) -> Result<(StatusCode, Value)> {
         let mut request = self.http.request(method, format!("{}{path}", self.url)).timeout(patience);
         if let Some(key) = &self.api_key {
             request = request.bearer_auth(key);
@@ -83,14 +104,13 @@ impl Client {
         if let Some(body) = body {
             request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
         }
-        self.runtime
-            .block_on(async {
-                let answer = request.send().await?;
-                let status = answer.status();
-                let body = answer.bytes().await?;
-                Ok::<_, reqwest::Error>((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
-            })
-            .with_context(|| format!("no answer from {}; is the server running?", self.url))
+        let answer = async {
+            let answer = request.send().await?;
+            let status = answer.status();
+            let body = answer.bytes().await?;
+            Ok::<_, reqwest::Error>((status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
+        };
+        answer.await.with_context(|| format!("no answer from {}; is the server running?", self.url))
     }
 }
 

@@ -7,6 +7,7 @@ use super::bounds::Bounds;
 use super::error::Error;
 use super::job_type::JobType;
 use super::settings::{Config, Limits};
+use crate::domain::Normaliser;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -264,6 +265,15 @@ fn check_job_type(bounds: &mut Bounds, at: &str, job_type: &JobType, limits: &Li
     if let Some(concurrency) = job_type.concurrency {
         bounds.number(&key("concurrency"), concurrency, 1, 1_024);
     }
+    bounds.count(&key("replay.normalise"), job_type.replay.normalise.len(), 32);
+    for (index, normalise) in job_type.replay.normalise.iter().enumerate() {
+        let key = format!("{at}.replay.normalise[{index}]");
+        let rule = normalise.rule();
+        bounds.text(&key, &rule, 512, is_printable);
+        if let Err(error) = Normaliser::of(&rule) {
+            bounds.say(&key, error.to_string());
+        }
+    }
 }
 
 fn is_python_version(text: &str) -> bool {
@@ -347,6 +357,17 @@ mod tests {
         }
         let given = json!({"job_types": {"mine": {"requirements": ["numpy>=2,<3", "httpx[http2]==0.28"]}}});
         decode::config(given).unwrap();
+    }
+
+    #[test]
+    fn a_rule_of_replays_is_known_or_a_pattern_that_can_be_read() {
+        let config = |rules: Value| decode::config(json!({"job_types": {"mine": {"replay": {"normalise": rules}}}}));
+        let good = config(json!(["timestamps", {"regex": r"id=\d+"}])).unwrap();
+        let rules: Vec<_> = good.job_types["mine"].replay.normalise.iter().map(|rule| rule.rule()).collect();
+        assert_eq!(rules, ["timestamps", r"regex:id=\d+"]);
+        for bad in [json!(["clocks"]), json!([{"regex": "("}]), json!([{"regexp": "x"}]), json!(vec!["uuids"; 33])] {
+            assert!(config(bad.clone()).is_err(), "{bad} was taken");
+        }
     }
 
     #[test]

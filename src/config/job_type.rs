@@ -48,6 +48,39 @@ pub struct JobType {
     pub retry: Option<RetryOverride>,
     /// Jobs of this type that run at the same time on a node; absent means as many as workers.
     pub concurrency: Option<u32>,
+    pub replay: Replay,
+}
+
+/// How the replays of a job type are compared.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Replay {
+    /// What both sides are rid of before they are compared, one rule after the other.
+    pub normalise: Vec<Normalise>,
+}
+
+/// `timestamps`, `addresses`, `uuids`, `durations`, or a map with the one key `regex`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Normalise {
+    Named(String),
+    Pattern(Pattern),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pattern {
+    pub regex: String,
+}
+
+impl Normalise {
+    /// As the log writes it: the name, or `regex:` and the pattern.
+    pub fn rule(&self) -> String {
+        match self {
+            Self::Named(name) => name.clone(),
+            Self::Pattern(Pattern { regex }) => format!("regex:{regex}"),
+        }
+    }
 }
 
 /// Devices passed to the sandbox.
@@ -105,6 +138,7 @@ impl Default for JobType {
             pool: None,
             retry: None,
             concurrency: None,
+            replay: Replay::default(),
         }
     }
 }

@@ -20,7 +20,7 @@ mod sources;
 mod units;
 
 pub use error::{Error, Issue};
-pub use job_type::{Gpu, JobType, PoolOverride, RetryOverride};
+pub use job_type::{Gpu, JobType, Normalise, Pattern, PoolOverride, Replay, RetryOverride};
 pub use secret::{DatabaseUrl, Secret};
 pub use settings::{
     ApiKey, Config, ContainerLimits, Docker, EngineChoice, Host, Leases, Limits, Log, LogFormat, Native, Pool, Queue,

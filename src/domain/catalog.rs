@@ -47,10 +47,10 @@ macro_rules! catalog {
 }
 
 catalog! {
-    JobSubmitted: 1;
+    JobSubmitted: 1 2;
     JobRejected: 1;
     JobDequeued: 1;
-    ExecutionStarted: 1;
+    ExecutionStarted: 1 2;
     ExecutionSucceeded: 1;
     ExecutionFailed: 1;
     ExecutionTimedOut: 1;
@@ -62,7 +62,7 @@ catalog! {
     JobDeadLettered: 1;
     DeadLetterRequeued: 1;
     DeadLetterDiscarded: 1;
-    ReplayVerdictRecorded: 1;
+    ReplayVerdictRecorded: 1 2;
     BuildRequested: 1;
     BuildStarted: 1;
     BuildSucceeded: 1;

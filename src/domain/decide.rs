@@ -7,10 +7,10 @@ use super::error_type::ErrorType;
 use super::event::{
     CancelRequested, DeadLetterDiscarded, DeadLetterRequeued, Event, ExecutionCancelled, ExecutionFailed,
     ExecutionOutOfMemory, ExecutionStarted, ExecutionSucceeded, ExecutionTimedOut, JobDeadLettered, JobDequeued,
-    JobRejected, LeaseExpired, RetryScheduled,
+    JobRejected, LeaseExpired, RefusalCause, ReplayVerdictRecorded, RetryScheduled, Verdict,
 };
 use super::execution_record::{Claim, DeadLetter, Ending, ExecutionRecord, JobState, Status};
-use super::job::{Failure, Observed, Phase};
+use super::job::{Failure, Observed, Phase, Relationship};
 
 /// The domain says no. Nothing was appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +61,7 @@ fn decide_for(record: &ExecutionRecord, command: Command) -> Result<Vec<Event>, 
             }
             // The sandbox came too late: nothing may run that somebody has cancelled.
             if record.cancel_requested.is_some() {
-                return Ok(vec![cancelled(record, None)]);
+                return Ok(end_cancelled(record, None));
             }
             Ok(vec![ExecutionStarted { sandbox }.into()])
         }
@@ -129,22 +129,34 @@ fn end(record: &ExecutionRecord, ending: Ending) -> Vec<Event> {
         Ending::OutOfMemory { limit_bytes, peak_bytes, observed } => {
             ExecutionOutOfMemory { limit_bytes, peak_bytes, observed }.into()
         }
-        Ending::Cancelled { observed, .. } => cancelled(record, observed),
+        Ending::Cancelled { observed, .. } => return end_cancelled(record, observed),
     }]
 }
 
 /// Who cancelled is what the log says, not what the sandbox's end says.
-fn cancelled(record: &ExecutionRecord, observed: Option<Observed>) -> Event {
+fn end_cancelled(record: &ExecutionRecord, observed: Option<Observed>) -> Vec<Event> {
     let (by, reason) = match &record.cancel_requested {
         Some(request) => (request.by.clone(), request.reason.clone()),
         None => ("service".to_owned(), None),
     };
-    ExecutionCancelled { by, reason, observed }.into()
+    cancelled(record, by, reason, observed)
+}
+
+fn cancelled(record: &ExecutionRecord, by: String, reason: Option<String>, observed: Option<Observed>) -> Vec<Event> {
+    let end = ExecutionCancelled { by, reason, observed }.into();
+    std::iter::once(end).chain(not_finished(record, || "the replay was cancelled".to_owned())).collect()
+}
+
+/// A replay that ended without a result of its code has a verdict all the same.
+fn not_finished(record: &ExecutionRecord, reason: impl FnOnce() -> String) -> Option<Event> {
+    let parent = record.submitted.parent.filter(|parent| parent.relationship == Relationship::Replay)?;
+    let verdict = Verdict::Refused { cause: RefusalCause::NotFinished, reason: reason() };
+    Some(ReplayVerdictRecorded { original_id: parent.execution_id, verdict, rules: Vec::new() }.into())
 }
 
 fn fail_attempt(record: &ExecutionRecord, error: Failure, retry: Retry) -> Vec<Event> {
     if record.cancel_requested.is_some() {
-        return vec![cancelled(record, None)];
+        return end_cancelled(record, None);
     }
     match retry {
         Retry::At { not_before, delay_ms }
@@ -161,10 +173,12 @@ fn fail_for_good(record: &ExecutionRecord, error: Failure) -> Vec<Event> {
     let letter =
         JobDeadLettered { error_type: error.error_type, message: error.message.clone(), attempts: record.attempt };
     let is_dead_letter = error.error_type.is_infrastructure();
+    let verdict = not_finished(record, || error.message.clone());
     let mut events = vec![ExecutionFailed { error, observed: None }.into()];
     if is_dead_letter {
         events.push(letter.into());
     }
+    events.extend(verdict);
     events
 }
 
@@ -172,7 +186,9 @@ fn request_cancel(record: &ExecutionRecord, by: String, reason: Option<String>) 
     let request = CancelRequested { by: by.clone(), reason: reason.clone() };
     match &record.state {
         JobState::Ended { ending, .. } => Err(Rejection::AlreadyEnded(ending.status())),
-        JobState::Queued { .. } => Ok(vec![request.into(), ExecutionCancelled { by, reason, observed: None }.into()]),
+        JobState::Queued { .. } => {
+            Ok(std::iter::once(request.into()).chain(cancelled(record, by, reason, None)).collect())
+        }
         JobState::Dequeued { .. } | JobState::Running { .. } if record.cancel_requested.is_some() => Ok(Vec::new()),
         JobState::Dequeued { .. } | JobState::Running { .. } => Ok(vec![request.into()]),
     }
@@ -183,7 +199,7 @@ fn request_cancel(record: &ExecutionRecord, by: String, reason: Option<String>) 
 fn expire(record: &ExecutionRecord, node_id: Uuid, lease: i64, cause: String) -> Vec<Event> {
     let mut events: Vec<Event> = vec![LeaseExpired { node_id, lease, cause: cause.clone() }.into()];
     if record.cancel_requested.is_some() {
-        events.push(cancelled(record, None));
+        events.extend(end_cancelled(record, None));
     } else if record.attempt >= record.submitted.max_attempts {
         let message = format!("the service lost this job {} times, last because {cause}", record.attempt);
         let error = Failure { error_type: ErrorType::Interrupted, message, phase: Phase::Execution, exception: None };

@@ -135,17 +135,22 @@ pub struct JobSubmitted {
     pub parent: Option<Parent>,
     /// The image to run on, whatever the job type says now; a replay pins it.
     pub pinned_image: Option<PinnedImage>,
+    /// `PYTHONHASHSEED` to run with, whatever the job type says now; a replay pins it.
+    pub hash_seed: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
     pub callback_url: Option<String>,
 }
 
-/// An image by identity.
+/// An image to run on, and the engine and runtime to run it with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedImage {
     pub engine: String,
+    /// Absent when any will do.
+    pub runtime: Option<String>,
     pub reference: String,
-    pub digest: String,
+    /// Absent for an image that is tried out: whatever the reference names at the start.
+    pub digest: Option<String>,
 }
 
 /// A job was refused after it got an id, and never reached the queue.
@@ -265,20 +270,90 @@ pub struct ReplayVerdictRecorded {
     pub original_id: Uuid,
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// What both sides were rid of before they were compared, as the job type declared it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
 }
 
 /// What a replay showed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
-    Identical,
-    /// What differs: `exit_code`, `status`, `stdout`, `stderr`, `output`, `artifacts`.
+    Identical {
+        /// Not byte for byte: equal once the rules were applied to both sides.
+        normalised: bool,
+    },
     Diverged {
-        differences: Vec<String>,
+        differences: Vec<Difference>,
     },
     Refused {
+        cause: RefusalCause,
         reason: String,
     },
+}
+
+/// One part of a result that is not what it was, by its facts alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    pub part: Part,
+    /// The original's: a digest, a status, an exit code. Absent when it had none, and in
+    /// verdicts that did not record it.
+    pub original: Option<String>,
+    /// The replay's, likewise.
+    pub replay: Option<String>,
+    /// JSON Pointer (RFC 6901) to the first difference of two outputs that are JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+    /// The first artifact, by name, that differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<String>,
+}
+
+/// What of a result is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    Status,
+    ExitCode,
+    Stdout,
+    Stderr,
+    Output,
+    Artifacts,
+}
+
+impl Part {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::ExitCode => "exit_code",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Output => "output",
+            Self::Artifacts => "artifacts",
+        }
+    }
+}
+
+/// Why there could be no replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCause {
+    /// No code of the original ran, so there is nothing to compare with.
+    NothingRan,
+    /// Its code, input or a file is no longer kept.
+    BlobGone,
+    /// Its image is gone, or is another one now.
+    ImageGone,
+    /// It ran on another engine than this installation's.
+    EngineMissing,
+    /// It ran on another runtime than this installation's.
+    RuntimeMissing,
+    /// Its job type is no longer configured.
+    JobTypeMissing,
+    /// The replay was cancelled, or the service failed it: there is no result to compare.
+    NotFinished,
+    /// A verdict of the time before causes were recorded; its reason says it in words.
+    Unrecorded,
 }
 
 /// A version of a job type is wanted.

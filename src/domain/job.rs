@@ -34,6 +34,17 @@ pub struct InputFile {
     pub name: String,
     pub hash: Digest,
     pub bytes: u64,
+    /// The artifact it was taken from; absent for bytes that came with the submission.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<FileSource>,
+}
+
+/// An artifact of another execution, by place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSource {
+    pub execution_id: Uuid,
+    /// Relative to that execution's `/output`.
+    pub name: String,
 }
 
 /// How an execution came from another.
@@ -97,6 +108,8 @@ pub struct Sandbox {
     pub image_digest: String,
     pub warmth: Warmth,
     pub startup_ms: u64,
+    /// `PYTHONHASHSEED` of the code; absent when it was not recorded.
+    pub hash_seed: Option<String>,
 }
 
 /// Where an execution was when it ended.

@@ -7,6 +7,7 @@
 
 mod catalog;
 mod command;
+mod comparison;
 mod decide;
 mod digest;
 mod error_type;
@@ -14,27 +15,31 @@ mod event;
 mod execution_record;
 mod job;
 mod json_text;
+mod normaliser;
 pub mod outcome;
 mod retry;
 mod scrub;
 
 pub use catalog::{Edition, Explained, Field};
 pub use command::{Command, Retry};
+pub use comparison::{Comparison, JsonDifference, first_difference};
 pub use decide::{Rejection, decide};
 pub use digest::{Digest, canonical_json, canonical_json_digest};
 pub use error_type::ErrorType;
 pub use event::{
     BuildFailed, BuildRequested, BuildStarted, BuildSucceeded, CancelRequested, DeadLetterDiscarded,
-    DeadLetterRequeued, Event, EventKind, ExecutionCancelled, ExecutionFailed, ExecutionOutOfMemory, ExecutionStarted,
-    ExecutionSucceeded, ExecutionTimedOut, JobDeadLettered, JobDequeued, JobRejected, JobSubmitted, LeaseExpired,
-    NodeDraining, NodeStarted, NodeStopped, PinnedImage, ReplayVerdictRecorded, RetryScheduled, Verdict,
+    DeadLetterRequeued, Difference, Event, EventKind, ExecutionCancelled, ExecutionFailed, ExecutionOutOfMemory,
+    ExecutionStarted, ExecutionSucceeded, ExecutionTimedOut, JobDeadLettered, JobDequeued, JobRejected, JobSubmitted,
+    LeaseExpired, NodeDraining, NodeStarted, NodeStopped, Part, PinnedImage, RefusalCause, ReplayVerdictRecorded,
+    RetryScheduled, Verdict,
 };
 pub use execution_record::{Claim, DeadLetter, Ending, Envelope, ExecutionRecord, JobState, NotFoldable, Status};
 pub use job::{
-    Artifact, Failure, Idempotency, InputFile, JobLimits, Observed, Output, Parent, Phase, Relationship, Sandbox,
-    Timing, Usage, Warmth,
+    Artifact, Failure, FileSource, Idempotency, InputFile, JobLimits, Observed, Output, Parent, Phase, Relationship,
+    Sandbox, Timing, Usage, Warmth,
 };
 pub use json_text::{JsonObject, JsonTextError, MAX_DEPTH};
+pub use normaliser::{Normaliser, NotARule};
 pub use retry::RetryPolicy;
 pub use scrub::scrub;
 

@@ -6,13 +6,20 @@
 //! | line | effect |
 //! |---|---|
 //! | `print TEXT` | TEXT and a newline on standard output |
+//! | `err TEXT` | TEXT and a newline on standard error |
 //! | `output JSON` | `/output/result.json` |
+//! | `artifact NAME TEXT` | `/output/NAME` |
+//! | `read NAME` | what `/input/NAME` has, on standard output |
 //! | `sleep MS` | takes that long, or until the time limit or a cancel |
 //! | `exit CODE` | ends with that code |
 //! | `oom` | the OOM killer strikes |
 //! | `lose` | the sandbox vanishes: an infrastructure failure |
 //! | anything else | nothing |
+//!
+//! `%n` in a line is the number of the run, from 0, and `%i` the image's reference.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,13 +32,62 @@ use tokio_util::sync::CancellationToken;
 use super::{Engine, Error, Image, Job, Kind, OutputChunk, Run, Sandbox, SandboxLabels, SandboxSpec, Stream};
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ScriptedEngine {
     started: AtomicU64,
+    ran: Arc<AtomicU64>,
+    runtime: String,
+    digest: String,
+    missing: BTreeSet<String>,
+    /// Stands for another word.
+    word: Option<(String, String)>,
+}
+
+impl Default for ScriptedEngine {
+    fn default() -> Self {
+        Self {
+            started: AtomicU64::new(0),
+            ran: Arc::default(),
+            runtime: "scripted".to_owned(),
+            digest: format!("sha256:{}", "0".repeat(64)),
+            missing: BTreeSet::new(),
+            word: None,
+        }
+    }
+}
+
+impl ScriptedEngine {
+    /// One that says it isolates by another runtime.
+    #[must_use]
+    pub fn with_runtime(self, runtime: &str) -> Self {
+        Self { runtime: runtime.to_owned(), ..self }
+    }
+
+    /// One whose images are other bytes.
+    #[must_use]
+    pub fn with_image_digest(self, digest: &str) -> Self {
+        Self { digest: digest.to_owned(), ..self }
+    }
+
+    /// One that does not have an image.
+    #[must_use]
+    pub fn without_image(mut self, reference: &str) -> Self {
+        self.missing.insert(reference.to_owned());
+        self
+    }
+
+    /// One that reads one word as another, so that the same code does something else.
+    #[must_use]
+    pub fn with_word(self, word: &str, meaning: &str) -> Self {
+        Self { word: Some((word.to_owned(), meaning.to_owned())), ..self }
+    }
 }
 
 struct ScriptedSandbox {
     id: String,
+    ran: Arc<AtomicU64>,
+    image: String,
+    word: Option<(String, String)>,
 }
 
 #[async_trait]
@@ -41,16 +97,20 @@ impl Engine for ScriptedEngine {
     }
 
     fn runtime(&self) -> &str {
-        "scripted"
+        &self.runtime
     }
 
     async fn resolve_image(&self, reference: &str) -> Result<Image, Error> {
-        Ok(Image { reference: reference.to_owned(), digest: format!("sha256:{}", "0".repeat(64)) })
+        if self.missing.contains(reference) {
+            return Err(Error::Image { reference: reference.to_owned(), message: "the script says so".to_owned() });
+        }
+        Ok(Image { reference: reference.to_owned(), digest: self.digest.clone() })
     }
 
-    async fn start(&self, _: &SandboxSpec) -> Result<Box<dyn Sandbox>, Error> {
+    async fn start(&self, spec: &SandboxSpec) -> Result<Box<dyn Sandbox>, Error> {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(ScriptedSandbox { id: format!("scripted-{number}") }))
+        let (id, image) = (format!("scripted-{number}"), spec.image.reference.clone());
+        Ok(Box::new(ScriptedSandbox { id, ran: Arc::clone(&self.ran), image, word: self.word.clone() }))
     }
 
     async fn health(&self) -> Result<(), Error> {
@@ -95,14 +155,31 @@ impl Sandbox for ScriptedSandbox {
             stderr: Bytes::new(),
             artifacts: Vec::new(),
         };
-        let mut stdout = Vec::new();
-        for line in String::from_utf8_lossy(&job.code).lines() {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let script = String::from_utf8_lossy(&job.code);
+        let script =
+            script.replace("%n", &self.ran.fetch_add(1, Ordering::Relaxed).to_string()).replace("%i", &self.image);
+        for line in script.lines() {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            let word = self.word.as_ref().filter(|(given, _)| given == word).map_or(word, |(_, meaning)| meaning);
             match word {
                 "print" => {
                     let bytes = Bytes::from(format!("{rest}\n"));
                     stdout.extend_from_slice(&bytes);
                     let _ = output.try_send(OutputChunk { stream: Stream::Stdout, bytes });
+                }
+                "err" => {
+                    let bytes = Bytes::from(format!("{rest}\n"));
+                    stderr.extend_from_slice(&bytes);
+                    let _ = output.try_send(OutputChunk { stream: Stream::Stderr, bytes });
+                }
+                "read" => {
+                    let file = job.files.iter().find(|(name, _)| name == rest);
+                    stdout.extend_from_slice(file.map_or(b"no such file\n", |(_, bytes)| bytes));
+                }
+                "artifact" => {
+                    let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));
+                    run.artifacts.push((name.to_owned(), Bytes::from(text.to_owned())));
                 }
                 "output" => run.artifacts.push(("result.json".to_owned(), Bytes::from(rest.to_owned()))),
                 "sleep" => {
@@ -132,7 +209,9 @@ impl Sandbox for ScriptedSandbox {
         }
         run.report.wall_ms = began.elapsed().as_millis() as u64;
         run.report.stdout_total_bytes = stdout.len() as u64;
+        run.report.stderr_total_bytes = stderr.len() as u64;
         run.stdout = Bytes::from(stdout);
+        run.stderr = Bytes::from(stderr);
         Ok(run)
     }
 

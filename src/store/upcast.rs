@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::domain::EventKind;
 
@@ -25,10 +25,11 @@ pub(super) enum NotUpcast {
 /// From version 1 to 2, from 2 to 3, and so on to today's.
 fn chain(kind: EventKind) -> &'static [Upcaster] {
     match kind {
-        EventKind::JobSubmitted
-        | EventKind::JobRejected
+        EventKind::JobSubmitted => &[job_submitted_2],
+        EventKind::ExecutionStarted => &[execution_started_2],
+        EventKind::ReplayVerdictRecorded => &[replay_verdict_recorded_2],
+        EventKind::JobRejected
         | EventKind::JobDequeued
-        | EventKind::ExecutionStarted
         | EventKind::ExecutionSucceeded
         | EventKind::ExecutionFailed
         | EventKind::ExecutionTimedOut
@@ -40,7 +41,6 @@ fn chain(kind: EventKind) -> &'static [Upcaster] {
         | EventKind::JobDeadLettered
         | EventKind::DeadLetterRequeued
         | EventKind::DeadLetterDiscarded
-        | EventKind::ReplayVerdictRecorded
         | EventKind::BuildRequested
         | EventKind::BuildStarted
         | EventKind::BuildSucceeded
@@ -49,6 +49,50 @@ fn chain(kind: EventKind) -> &'static [Upcaster] {
         | EventKind::NodeDraining
         | EventKind::NodeStopped => &[],
     }
+}
+
+/// Version 2 says where an input file came from, which runtime and which hash seed are pinned.
+fn job_submitted_2(mut payload: Value) -> Result<Value, NotUpcast> {
+    let fields = object(&mut payload, "the payload")?;
+    if let Some(image) = fields.get_mut("pinned_image").filter(|image| !image.is_null()) {
+        object(image, "pinned_image")?.insert("runtime".to_owned(), Value::Null);
+    }
+    fields.insert("hash_seed".to_owned(), Value::Null);
+    Ok(payload)
+}
+
+/// Version 2 says with which hash seed the code runs.
+fn execution_started_2(mut payload: Value) -> Result<Value, NotUpcast> {
+    let sandbox = object(&mut payload, "the payload")?.get_mut("sandbox");
+    let sandbox = sandbox.ok_or_else(|| NotUpcast::Misfit("sandbox is missing".to_owned()))?;
+    object(sandbox, "sandbox")?.insert("hash_seed".to_owned(), Value::Null);
+    Ok(payload)
+}
+
+/// Version 2 has facts beside the name of each part that differs, says why a replay was refused in
+/// a word, and whether the two sides were normalised, which they never were before.
+fn replay_verdict_recorded_2(mut payload: Value) -> Result<Value, NotUpcast> {
+    let fields = object(&mut payload, "the payload")?;
+    match fields.get("verdict").and_then(Value::as_str) {
+        Some("identical") => {
+            fields.insert("normalised".to_owned(), false.into());
+        }
+        Some("refused") => {
+            fields.insert("cause".to_owned(), "unrecorded".into());
+        }
+        Some("diverged") => {
+            let parts = fields.get_mut("differences").and_then(Value::as_array_mut);
+            for part in parts.ok_or_else(|| NotUpcast::Misfit("differences are missing".to_owned()))? {
+                *part = json!({"part": part.take(), "original": null, "replay": null});
+            }
+        }
+        Some(_) | None => return Err(NotUpcast::Misfit("the verdict is not known".to_owned())),
+    }
+    Ok(payload)
+}
+
+fn object<'a>(value: &'a mut Value, what: &str) -> Result<&'a mut Map<String, Value>, NotUpcast> {
+    value.as_object_mut().ok_or_else(|| NotUpcast::Misfit(format!("{what} is no object")))
 }
 
 /// A stored payload in today's schema version; the text itself when it has that version already.

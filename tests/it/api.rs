@@ -5,4 +5,5 @@ mod bad_input;
 mod contract;
 mod follow;
 mod idempotency;
+mod replay;
 mod site;

@@ -18,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("actors", &["domain", "clock", "store", "engine", "config"]),
     ("api", &["domain", "store", "engine", "actors", "config"]),
     ("cli", &["domain", "clock", "store", "engine", "actors", "api", "config", "telemetry"]),
-    ("config", &["telemetry"]),
+    ("config", &["domain", "telemetry"]),
     ("telemetry", &["config"]),
     ("lib", &["domain", "clock", "store", "engine", "actors", "api", "cli", "config", "telemetry"]),
     ("main", &["cli"]),

@@ -18,7 +18,8 @@ fn discard() -> Command {
 }
 
 fn verdict() -> Command {
-    Command::RecordReplayVerdict(ReplayVerdictRecorded { original_id: EXECUTION, verdict: Verdict::Identical })
+    let verdict = Verdict::Identical { normalised: false };
+    Command::RecordReplayVerdict(ReplayVerdictRecorded { original_id: EXECUTION, verdict, rules: Vec::new() })
 }
 
 /// Whatever can be asked of an execution that is there, under that lease.

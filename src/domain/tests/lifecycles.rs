@@ -7,7 +7,8 @@ use super::story::{
     start, submitted, submitted_with, succeed,
 };
 use crate::domain::{
-    Command, Ending, ErrorType, Event, ExecutionRecord, Parent, Phase, Relationship, ReplayVerdictRecorded, Verdict,
+    Command, Difference, Ending, ErrorType, Event, ExecutionRecord, Parent, Part, Phase, Relationship,
+    ReplayVerdictRecorded, Verdict,
 };
 
 fn render(story: &Story) -> String {
@@ -106,8 +107,15 @@ fn dead_and_discarded() {
 fn replayed_with_another_result() {
     let parent = Parent { execution_id: OTHER_EXECUTION, relationship: Relationship::Replay };
     let story = submitted_with(|job| job.parent = Some(parent)).then(dequeue(1)).then(start(1));
-    let verdict = Verdict::Diverged { differences: vec!["stdout".to_owned()] };
-    let verdict = ReplayVerdictRecorded { original_id: OTHER_EXECUTION, verdict };
+    let difference = Difference {
+        part: Part::Stdout,
+        original: Some("a hash".to_owned()),
+        replay: Some("another".to_owned()),
+        pointer: None,
+        artifact: None,
+    };
+    let verdict = Verdict::Diverged { differences: vec![difference] };
+    let verdict = ReplayVerdictRecorded { original_id: OTHER_EXECUTION, verdict, rules: Vec::new() };
     snapshot!(story.then(succeed(1)).then(Command::RecordReplayVerdict(verdict)));
 }
 

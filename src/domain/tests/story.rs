@@ -129,6 +129,7 @@ pub fn job() -> JobSubmitted {
         client_ip: None,
         parent: None,
         pinned_image: None,
+        hash_seed: None,
         tags: Default::default(),
         callback_url: None,
     }
@@ -151,6 +152,7 @@ pub fn sandbox() -> Sandbox {
         image_digest: "sha256:00".to_owned(),
         warmth: Warmth::Warm,
         startup_ms: 3,
+        hash_seed: Some("0".to_owned()),
     }
 }
 

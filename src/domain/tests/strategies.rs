@@ -103,8 +103,8 @@ pub fn observed() -> impl Strategy<Value = Observed> {
 fn sandbox() -> impl Strategy<Value = Sandbox> {
     let engine = prop_oneof![Just("docker"), Just("native"), Just("scripted")];
     let warmth = prop_oneof![Just(Warmth::Warm), Just(Warmth::Cold)];
-    (text(), engine, text(), text(), text(), warmth, any::<u64>()).prop_map(
-        |(id, engine, runtime, image, image_digest, warmth, startup_ms)| Sandbox {
+    (text(), engine, text(), text(), text(), warmth, any::<u64>(), option::of(text())).prop_map(
+        |(id, engine, runtime, image, image_digest, warmth, startup_ms, hash_seed)| Sandbox {
             id,
             engine: engine.to_owned(),
             runtime,
@@ -112,6 +112,7 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
             image_digest,
             warmth,
             startup_ms,
+            hash_seed,
         },
     )
 }
@@ -126,20 +127,26 @@ fn relationship() -> impl Strategy<Value = Relationship> {
 }
 
 pub fn submitted() -> impl Strategy<Value = JobSubmitted> {
-    let file = (text(), digest(), any::<u64>()).prop_map(|(name, hash, bytes)| InputFile { name, hash, bytes });
+    let source = (id(), text()).prop_map(|(execution_id, name)| FileSource { execution_id, name });
+    let file = (text(), digest(), any::<u64>(), option::of(source)).prop_map(|(name, hash, bytes, source)| InputFile {
+        name,
+        hash,
+        bytes,
+        source,
+    });
     let parent = (id(), relationship()).prop_map(|(execution_id, relationship)| Parent { execution_id, relationship });
     let idempotency = (text(), digest()).prop_map(|(key, fingerprint)| Idempotency { key, fingerprint });
-    let pinned =
-        (text(), text(), text()).prop_map(|(engine, reference, digest)| PinnedImage { engine, reference, digest });
+    let pinned = (text(), option::of(text()), text(), option::of(text()))
+        .prop_map(|(engine, runtime, reference, digest)| PinnedImage { engine, runtime, reference, digest });
     (
         (text(), text(), digest(), vec(file, 0..3), option::of(digest()), vec(text(), 0..3)),
         (0..=9_i16, option::of(time()), 1..4_u32, option::of(idempotency), option::of(text()), option::of(parent)),
-        (option::of(pinned), btree_map(text(), text(), 0..3), option::of(text()), any::<u64>()),
+        (option::of(pinned), option::of(text()), btree_map(text(), text(), 0..3), option::of(text()), any::<u64>()),
     )
         .prop_map(|(what, when, more)| {
             let (tenant, job_type, code, files, input_artifacts, requirements) = what;
             let (priority, not_before, max_attempts, idempotency, client_ip, parent) = when;
-            let (pinned_image, tags, callback_url, timeout_ms) = more;
+            let (pinned_image, hash_seed, tags, callback_url, timeout_ms) = more;
             let mut submitted = job();
             submitted.limits.timeout_ms = timeout_ms;
             JobSubmitted {
@@ -156,6 +163,7 @@ pub fn submitted() -> impl Strategy<Value = JobSubmitted> {
                 client_ip,
                 parent,
                 pinned_image,
+                hash_seed,
                 tags,
                 callback_url,
                 ..submitted
@@ -164,13 +172,27 @@ pub fn submitted() -> impl Strategy<Value = JobSubmitted> {
 }
 
 pub fn verdict() -> impl Strategy<Value = ReplayVerdictRecorded> {
-    let difference = prop_oneof![Just("status".to_owned()), Just("stdout".to_owned()), Just("artifacts".to_owned())];
+    let part = prop_oneof![Just(Part::Status), Just(Part::ExitCode), Just(Part::Stdout), Just(Part::Artifacts)];
+    let maybe = || option::of(text());
+    let difference =
+        (part, maybe(), maybe(), maybe(), maybe()).prop_map(|(part, original, replay, pointer, artifact)| Difference {
+            part,
+            original,
+            replay,
+            pointer,
+            artifact,
+        });
+    let cause = prop_oneof![Just(RefusalCause::BlobGone), Just(RefusalCause::RuntimeMissing)];
     let verdict = prop_oneof![
-        Just(Verdict::Identical),
+        any::<bool>().prop_map(|normalised| Verdict::Identical { normalised }),
         vec(difference, 1..3).prop_map(|differences| Verdict::Diverged { differences }),
-        text().prop_map(|reason| Verdict::Refused { reason }),
+        (cause, text()).prop_map(|(cause, reason)| Verdict::Refused { cause, reason }),
     ];
-    (id(), verdict).prop_map(|(original_id, verdict)| ReplayVerdictRecorded { original_id, verdict })
+    (id(), verdict, vec(text(), 0..2)).prop_map(|(original_id, verdict, rules)| ReplayVerdictRecorded {
+        original_id,
+        verdict,
+        rules,
+    })
 }
 
 /// An event of an execution's stream, whether or not it fits there.

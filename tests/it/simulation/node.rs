@@ -187,6 +187,7 @@ fn sandbox() -> Sandbox {
         image: String::new(),
         image_digest: String::new(),
         warmth: Warmth::Cold,
+        hash_seed: None,
         startup_ms: 0,
     }
 }

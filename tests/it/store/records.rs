@@ -47,6 +47,7 @@ fn job(tenant: &str, job_type: &str, parent: Option<Uuid>) -> JobSubmitted {
         client_ip: None,
         parent: parent.map(|execution_id| Parent { execution_id, relationship: Relationship::Rerun }),
         pinned_image: None,
+        hash_seed: None,
         tags: Default::default(),
         callback_url: None,
     }
