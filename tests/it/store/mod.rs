@@ -1,6 +1,7 @@
 //! Laws of the store.
 
 mod append;
+mod audit;
 mod log;
 mod queue;
 mod records;
