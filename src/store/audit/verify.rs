@@ -140,7 +140,13 @@ impl Store {
         let first = walk.verified.first_position;
         let end = self.end(first, log.newest, verification.at_most).await?;
         let is_complete = end == log.newest;
-        let mut seals = Seals { store: self, after: walk.verified.last_seal, last: log.seal_no, through: first - 1 };
+        let mut seals = Seals {
+            store: self,
+            after: walk.verified.last_seal,
+            last: log.seal_no,
+            end: if is_complete { i64::MAX } else { end },
+            through: first - 1,
+        };
 
         let pages = (first..=end).step_by(PAGE as usize).map(|from| self.page(from, (from + PAGE - 1).min(end)));
         let mut pages = stream::iter(pages).buffered(verification.lanes.max(1));
@@ -200,6 +206,8 @@ struct Seals<'a> {
     after: i64,
     /// The newest there was when the verification began.
     last: i64,
+    /// Seals that go beyond it are not looked at.
+    end: i64,
     /// Seals are loaded up to here.
     through: i64,
 }
@@ -210,8 +218,11 @@ impl Seals<'_> {
         let mut seals = Vec::new();
         while self.through < position && self.after < self.last {
             let mut page = self.store.seals(self.after, SEALS).await?;
-            page.retain(|seal| seal.seal_no <= self.last);
-            let Some(last) = page.last() else { break };
+            page.retain(|seal| seal.seal_no <= self.last && seal.last_position <= self.end);
+            let Some(last) = page.last() else {
+                self.after = self.last;
+                break;
+            };
             self.after = last.seal_no;
             self.through = self.through.max(last.last_position);
             seals.extend(page);

@@ -6,6 +6,7 @@ mod log;
 mod queue;
 mod records;
 mod schema;
+mod sealed;
 
 use chrono::{DateTime, Utc};
 use tako_vm::store::{Append, Appended, NewEvent, Outcome, QueueChange, RecordRow, StreamKind};
