@@ -3,7 +3,8 @@
 //! A client's wish enters by [`intake`], becomes events through the [`ledger`], which the
 //! [`appender`] makes durable. The [`queue`] claims jobs for free [`slot`]s; a slot's [`attempt`]
 //! runs one in a sandbox and says how it ended. The [`builder`] provides environments, [`dlq`]
-//! handles jobs the service failed, the [`reaper`] keeps leases. [`topology`] starts and stops
+//! handles jobs the service failed, the [`reaper`] keeps leases, the [`sealer`]
+//! seals the log. [`topology`] starts and stops
 //! them, [`root`] watches them.
 //!
 //! Actors hold decisions; whatever waits for the database or the engine runs as a task on the
@@ -24,6 +25,7 @@ pub mod reaper;
 mod repeat;
 mod replay;
 pub mod root;
+pub mod sealer;
 pub mod slot;
 pub mod submission;
 pub mod topology;

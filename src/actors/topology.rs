@@ -20,6 +20,7 @@ use super::live_output::LiveOutput;
 use super::queue::{Drain, GetStats, LookForCancels, Queue, ReleaseAll, Slots, Wake};
 use super::reaper::{Reaper, Round};
 use super::root::{Root, Watch};
+use super::sealer::{self, SealAll, Sealer};
 use super::slot::Slot;
 use super::waiters::Waiters;
 use crate::clock::Clock;
@@ -27,6 +28,7 @@ use crate::config::Config;
 use crate::domain::{NodeDraining, NodeStarted, NodeStopped, RetryPolicy};
 use crate::engine::pool::Pool;
 use crate::store;
+use crate::store::audit::SigningKey;
 
 /// Whence a node is made.
 pub struct Parts {
@@ -35,6 +37,8 @@ pub struct Parts {
     pub store: store::Store,
     pub pool: Arc<Pool>,
     pub clock: Arc<dyn Clock>,
+    /// Signs the log's seals.
+    pub signing_key: Option<SigningKey>,
     /// The one multi-thread runtime on which the database and the engine are spoken to.
     pub io: runtime::Handle,
 }
@@ -52,6 +56,7 @@ pub struct Node {
     pub job_types: Arc<JobTypes>,
     pub pool: Arc<Pool>,
     appender: Addr<Appender>,
+    sealer: Addr<Sealer>,
     root: Addr<Root>,
     store: store::Store,
     io: runtime::Handle,
@@ -66,7 +71,7 @@ impl Node {
     /// # Errors
     /// [`store::Error`] when the node cannot be registered; then no job was claimed.
     pub async fn start(parts: Parts) -> Result<Self, store::Error> {
-        let Parts { node_id, config, store, pool, clock, io } = parts;
+        let Parts { node_id, config, store, pool, clock, signing_key, io } = parts;
         let slots = config.max_workers;
         {
             let (store, version) = (store.clone(), env!("CARGO_PKG_VERSION"));
@@ -122,6 +127,13 @@ impl Node {
             queue: queue.clone(),
         };
         let reaper = Reaper::new(round, config.leases.heartbeat, io.clone()).start();
+        let round = sealer::Round {
+            store: store.clone(),
+            clock: Arc::clone(&clock),
+            key: signing_key.map(Arc::new),
+            config: config.audit.clone(),
+        };
+        let sealer = Sealer::new(round, io.clone()).start();
         let root = Root::default().start();
 
         let watched = [
@@ -131,6 +143,7 @@ impl Node {
             Watch::of("builder", &builder),
             Watch::of("dlq", &dlq),
             Watch::of("reaper", &reaper),
+            Watch::of("sealer", &sealer),
         ];
         let watched = watched.into_iter().chain(slots.iter().map(|slot| Watch::of("slot", slot))).collect();
         for told in [
@@ -152,6 +165,7 @@ impl Node {
             job_types,
             pool,
             appender,
+            sealer,
             root,
             store,
             io,
@@ -185,6 +199,7 @@ impl Node {
         }
         let _ = self.appender.send(Flush).await;
         self.journal.write(NodeStopped { released }).await;
+        let _ = self.sealer.send(SealAll).await;
         let _ = self.root.send(super::root::Guard(Vec::new())).await;
         let (pool, store, node_id) = (Arc::clone(&self.pool), self.store.clone(), self.node_id);
         let end = self.io.spawn(async move {

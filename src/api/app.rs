@@ -11,6 +11,7 @@ use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::audit::Desk;
 use super::health;
 use super::problem::Problem;
 use crate::actors::builder::Builder;
@@ -39,6 +40,8 @@ pub struct App {
     pub live_output: Arc<LiveOutput>,
     pub job_types: Arc<JobTypes>,
     pub health: Arc<dyn health::Probe>,
+    /// Where the log is verified, one request at a time.
+    pub audit: Arc<Desk>,
     /// Cancelled when the server stops: whoever waits is answered at once.
     pub stopping: CancellationToken,
 }

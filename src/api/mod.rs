@@ -6,6 +6,7 @@
 
 mod app;
 mod artifacts;
+pub mod audit;
 mod body;
 mod caller;
 mod divergence;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::problem::{Kind, Problem};
 use super::{
-    artifacts, dlq, events, executions, health, job_types, jobs, lineage, metrics, openapi, output, pool, replay,
+    artifacts, audit, dlq, events, executions, health, job_types, jobs, lineage, metrics, openapi, output, pool, replay,
 };
 
 /// A path with its methods. A method that is not here is answered 405, with those that are.
@@ -85,6 +85,9 @@ pub fn paths() -> Vec<Path> {
         Path::at("/executions/{id}").get(executions::get),
         Path::at("/executions/{id}/lineage").get(lineage::graph),
         Path::at("/executions/{id}/replay").get(replay::verdict).post(replay::replay),
+        Path::at("/executions/{id}/proof").get(audit::proof),
+        Path::at("/audit/verify").get(audit::verify),
+        Path::at("/audit/seals").get(audit::seals),
         Path::at("/events").get(events::all),
         Path::at("/job-types").get(job_types::list),
         Path::at("/job-types/{name}").get(job_types::get),

@@ -4,11 +4,13 @@
 //! program ends with 0 when it did what was asked, 1 when that failed, 2 when it was asked or
 //! configured wrongly.
 
+mod audit;
 mod client;
 mod config;
 pub mod dev;
 mod events;
 mod history;
+mod key_file;
 mod lineage;
 mod projections;
 mod replay;
@@ -43,6 +45,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Audit(audit::Args),
     Config(config::Args),
     Dev(dev::Args),
     Events(events::Args),
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let mut context = Context { sources: Sources::of_process(cli.config)?, out };
     match cli.command {
+        Command::Audit(args) => audit::run(args, &mut context),
         Command::Config(args) => config::run(args, &mut context),
         Command::Dev(args) => dev::run(args, &mut context),
         Command::Events(args) => events::run(args, &mut context),

@@ -47,6 +47,7 @@ impl Config {
         self.check_engines(&mut bounds);
         self.check_limits(&mut bounds);
         self.check_queue(&mut bounds);
+        self.check_audit(&mut bounds);
         for (name, job_type) in &self.job_types {
             check_job_type(&mut bounds, &format!("job_types.{name}"), job_type, &self.limits);
         }
@@ -181,6 +182,27 @@ impl Config {
         bounds.require(self.retry.base_delay <= self.retry.max_delay, "retry.base_delay", || {
             "must not exceed retry.max_delay".to_owned()
         });
+    }
+}
+
+impl Config {
+    fn check_audit(&self, bounds: &mut Bounds) {
+        let audit = &self.audit;
+        bounds.number("audit.seal_every_events", audit.seal_every_events, 1, 100_000);
+        bounds.seconds("audit.seal_every", audit.seal_every, 0.1, DAY);
+        let key = &audit.signing_key_file;
+        bounds.require(key.as_os_str().is_empty() || key.is_absolute(), "audit.signing_key_file", || {
+            format!("{} must be an absolute path or empty", key.display())
+        });
+        bounds.require(!(self.production_mode && key.as_os_str().is_empty()), "audit.signing_key_file", || {
+            "must name a key when production_mode is true; make one with tako-vm audit keygen".to_owned()
+        });
+        bounds.count("audit.trusted_key_files", audit.trusted_key_files.len(), 100);
+        for (index, path) in audit.trusted_key_files.iter().enumerate() {
+            bounds.require(path.is_absolute(), &format!("audit.trusted_key_files[{index}]"), || {
+                format!("{} must be an absolute path", path.display())
+            });
+        }
     }
 }
 
@@ -379,8 +401,9 @@ mod tests {
     }
 
     #[test]
-    fn production_needs_a_database() {
+    fn production_needs_a_database_and_a_signing_key() {
         let found = decode::config(json!({"production_mode": true})).unwrap_err();
-        assert_eq!(found[0].0, "database_url");
+        let keys: Vec<_> = found.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["database_url", "audit.signing_key_file"]);
     }
 }

@@ -23,7 +23,7 @@ pub use error::{Error, Issue};
 pub use job_type::{Gpu, JobType, Normalise, Pattern, PoolOverride, Replay, RetryOverride};
 pub use secret::{DatabaseUrl, Secret};
 pub use settings::{
-    ApiKey, Config, ContainerLimits, Docker, EngineChoice, Host, Leases, Limits, Log, LogFormat, Native, Pool, Queue,
-    RateLimit, Retention, Retry, Scope, SecurityMode, Server,
+    ApiKey, Audit, Config, ContainerLimits, Docker, EngineChoice, Host, Leases, Limits, Log, LogFormat, Native, Pool,
+    Queue, RateLimit, Retention, Retry, Scope, SecurityMode, Server,
 };
 pub use sources::{Loaded, Sources};

@@ -51,6 +51,7 @@ pub struct Config {
     pub leases: Leases,
     pub retry: Retry,
     pub retention: Retention,
+    pub audit: Audit,
     pub log: Log,
     /// By name; the built-in ones unless redefined, and those of `job_types/*.yaml`.
     // Decoded as empty: `decode` adds the built-in ones, fitted to the limits.
@@ -83,6 +84,7 @@ impl Default for Config {
             leases: Leases::default(),
             retry: Retry::default(),
             retention: Retention::default(),
+            audit: Audit::default(),
             log: Log::default(),
             job_types: job_type::built_in(),
         }
@@ -419,6 +421,33 @@ pub struct Retention {
 impl Default for Retention {
     fn default() -> Self {
         Self { blobs_days: 30, records_days: 90 }
+    }
+}
+
+/// How the log is sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Audit {
+    /// A seal is made once so many events are not sealed, and covers no more.
+    pub seal_every_events: u32,
+    /// A seal is made once an event has waited so long for one.
+    #[serde(with = "seconds")]
+    pub seal_every: Duration,
+    /// The Ed25519 key that signs seals; empty means `audit.key` in `data_dir`, which is made if it
+    /// is not there. In production it must be named.
+    pub signing_key_file: PathBuf,
+    /// Public keys of other nodes, and of keys that are no longer used, whose seals are right.
+    pub trusted_key_files: Vec<PathBuf>,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            seal_every_events: 10_000,
+            seal_every: Duration::from_secs(10),
+            signing_key_file: PathBuf::new(),
+            trusted_key_files: Vec::new(),
+        }
     }
 }
 

@@ -7,11 +7,12 @@
 //! claims, heartbeats, blobs.
 
 mod append;
-mod audit;
+pub mod audit;
 mod batch;
 mod blobs;
 pub mod chain;
 mod codec;
+mod copy;
 mod database;
 mod dead_letters;
 mod error;
@@ -32,7 +33,6 @@ pub use append::{
     Append, Appended, Blob, DeadLetterChange, DeadLetterRow, Idempotency, NewEvent, Outcome, QueueChange, RecordRow,
     StreamKind,
 };
-pub use audit::Verified;
 pub use codec::{Unreadable, event_of, new_events};
 pub use database::{Options, Store, migrate};
 pub use dead_letters::DeadLetterFilter;

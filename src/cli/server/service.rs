@@ -9,6 +9,7 @@ use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::super::key_file;
 use super::engine::Chosen;
 use super::health::CachedProbe;
 use crate::actors::topology::{Node, Parts};
@@ -18,6 +19,7 @@ use crate::config::Config;
 use crate::engine::SandboxLabels;
 use crate::engine::pool::Pool;
 use crate::store;
+use crate::store::audit::Trust;
 
 /// A running server. It must be stopped, not dropped.
 pub struct Service {
@@ -55,12 +57,18 @@ impl Service {
         let labels = SandboxLabels { installation, node_id: node_id.to_string(), execution_id: None, lease: None };
         let pool = Pool::new(chosen.engine(), labels);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let signing_key = key_file::load_or_make(&config)?;
+        if signing_key.is_none() {
+            tracing::warn!("the log's seals are not signed: there is no key");
+        }
+        let trust = Trust { keys: key_file::trusted(&config)?, ..Trust::default() };
         let node = Node::start(Parts {
             node_id,
             config: Arc::clone(&config),
             store: store.clone(),
             pool: Arc::clone(&pool),
             clock,
+            signing_key,
             io: io.clone(),
         })
         .await?;
@@ -78,6 +86,7 @@ impl Service {
             live_output: Arc::clone(&node.live_output),
             job_types: Arc::clone(&node.job_types),
             health: Arc::new(CachedProbe::new(chosen, pool, io)),
+            audit: Arc::new(api::audit::Desk::new(trust)),
             stopping: stopping.clone(),
         };
         let server = api::serve(actix_web::web::Data::new(app), listener, config.server.http_workers as usize)

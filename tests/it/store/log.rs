@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::Connection;
 use tako_vm::domain::EventKind;
 use tako_vm::store::chain::{Broken, Verifier};
-use tako_vm::store::{StoredEvent, Verified, Wake};
+use tako_vm::store::{StoredEvent, Wake};
 use uuid::Uuid;
 
 use super::*;
@@ -129,10 +129,7 @@ async fn a_chain_verifies_and_an_edit_of_any_event_is_found() {
     sqlx::query("DELETE FROM events WHERE version = 2").execute(&db.admin).await.unwrap();
     let found = verify(&db.store.stream_events(id, 0, 10).await.unwrap());
     let gap = Broken::Version { stream_id: id, expected: 2, found: 3 };
-    assert_eq!(found, Err(gap.clone()));
-    submitted(&db).await;
-    let verified = db.store.verify_chains().await.unwrap();
-    assert_eq!(verified, Verified { events: 3, streams: 2, broken: vec![gap] });
+    assert_eq!(found, Err(gap));
 }
 
 #[tokio::test]

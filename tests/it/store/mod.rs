@@ -1,10 +1,12 @@
 //! Laws of the store.
 
 mod append;
+mod audit;
 mod log;
 mod queue;
 mod records;
 mod schema;
+mod sealed;
 
 use chrono::{DateTime, Utc};
 use tako_vm::store::{Append, Appended, NewEvent, Outcome, QueueChange, RecordRow, StreamKind};

@@ -1,0 +1,149 @@
+//! `tako-vm audit verify`
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::super::Context;
+use super::super::server::open_store;
+use super::trust::{Trusted, read_seals};
+use crate::store::audit::{Progress, Verification, Verified};
+
+/// Faults that are listed.
+const NAMED: usize = 20;
+
+/// Check every event, chain and seal, straight from the database
+///
+/// Recomputes each event's hash from its stored bytes, follows each stream, and holds all against
+/// the seals and their signatures. The exit code is 0 when nothing is wrong, 1 when something is.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    trusted: Trusted,
+    /// What `audit anchor` or `audit export` wrote earlier: the log must still have those seals
+    #[arg(long, value_name = "FILE")]
+    against: Vec<PathBuf>,
+    /// Begin behind this seal
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    since_seal: i64,
+    /// Check that each execution's row is the fold of its events, too; one that is not is repaired
+    #[arg(long)]
+    projections: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
+    let config = context.load()?.config;
+    let mut trust = args.trusted.or_configured(context)?;
+    for path in &args.against {
+        trust.anchors.extend(read_seals(path)?);
+    }
+    let anchors = trust.anchors.len();
+    let trusted = trust.keys.len();
+    let verification = Verification { trust, since_seal: args.since_seal, ..Verification::default() };
+    let line = Line::new();
+    let (verified, end, repaired) = super::runtime()?.block_on(async {
+        let store = open_store(&config, "").await?;
+        let verified = store.verify_log(&verification, &|progress| line.show(progress)).await?;
+        line.clear();
+        let repaired = match args.projections {
+            true => Some(store.rebuild_projections().await?.repaired.len()),
+            false => None,
+        };
+        anyhow::Ok((verified, store.seal_end().await?, repaired))
+    })?;
+    let holds = verified.holds() && repaired.is_none_or(|repaired| repaired == 0);
+    let code = if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if args.json {
+        let mut answer = json!(&verified);
+        answer["ok"] = holds.into();
+        answer["first_bad"] = json!(verified.faults.first());
+        answer["seconds"] = verified.took.as_secs_f64().into();
+        answer["projections_repaired"] = json!(repaired);
+        writeln!(context.out, "{answer:#}")?;
+        return Ok(code);
+    }
+    tell(context, &verified)?;
+    if verified.signed > 0 && trusted == 0 {
+        writeln!(context.out, "signatures: not compared with any key you trust; name one with --public-key")?;
+    }
+    if anchors == 0 {
+        writeln!(context.out, "a tail that was cut off with its seals is only found --against a seal kept elsewhere")?;
+    }
+    if end.unsealed() > 0 {
+        writeln!(context.out, "not sealed yet: {} events behind position {}", end.unsealed(), end.sealed)?;
+    }
+    if let Some(repaired) = repaired {
+        writeln!(context.out, "projections: {repaired} rows were not the fold of their events")?;
+    }
+    writeln!(context.out, "{}", if holds { "OK" } else { "NOT OK" })?;
+    Ok(code)
+}
+
+fn tell(context: &mut Context, verified: &Verified) -> Result<()> {
+    let seconds = verified.took.as_secs_f64();
+    writeln!(
+        context.out,
+        "verified {} events of {} streams under {} seals ({} signed), positions {} to {}, in {seconds:.1} s \
+         ({:.0} events/s)",
+        verified.events,
+        verified.streams,
+        verified.seals,
+        verified.signed,
+        verified.first_position,
+        verified.last_position,
+        verified.events as f64 / seconds.max(f64::EPSILON),
+    )?;
+    for (number, fault) in verified.faults.iter().take(NAMED).enumerate() {
+        writeln!(context.out, "{}  {fault}", if number == 0 { "FIRST BAD" } else { "      bad" })?;
+    }
+    if verified.fault_count > NAMED as u64 {
+        writeln!(context.out, "      and {} more", verified.fault_count - NAMED as u64)?;
+    }
+    Ok(())
+}
+
+/// One line on standard error that says how far it is: moving on a terminal, else one every few
+/// seconds.
+struct Line {
+    is_terminal: bool,
+    started: Instant,
+    shown: Mutex<Option<Instant>>,
+}
+
+impl Line {
+    fn new() -> Self {
+        let started = Instant::now();
+        Self { is_terminal: std::io::stderr().is_terminal(), started, shown: Mutex::new(None) }
+    }
+
+    fn show(&self, Progress { events, of }: Progress) {
+        let every = Duration::from_millis(if self.is_terminal { 200 } else { 5000 });
+        let mut shown = self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if shown.unwrap_or(self.started).elapsed() < every {
+            return;
+        }
+        *shown = Some(Instant::now());
+        let rate = events as f64 / self.started.elapsed().as_secs_f64().max(f64::EPSILON);
+        let percent = events * 100 / of.max(1);
+        let (begin, end) = if self.is_terminal { ("\r\x1b[K", "") } else { ("", "\n") };
+        let _ = write!(
+            std::io::stderr(),
+            "{begin}verifying: {events} of {of} events ({percent} %), {rate:.0} events/s{end}"
+        );
+    }
+
+    fn clear(&self) {
+        let shown = self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if self.is_terminal && shown.is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
