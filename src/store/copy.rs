@@ -227,7 +227,12 @@ mod tests {
 
     fn first(copied: &Copied) -> Result<RawEvent<'_>, Unreadable> {
         let mut found = None;
-        copied.read(|event| Ok(found = Some(event))).unwrap();
+        copied
+            .read(|event| {
+                found = Some(event);
+                Ok(())
+            })
+            .unwrap();
         found.unwrap()
     }
 
