@@ -11,6 +11,7 @@ mod db;
 mod dev;
 mod docker;
 mod guest;
+mod leftovers;
 mod lifecycle;
 mod native;
 mod store;
