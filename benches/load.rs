@@ -55,8 +55,14 @@ async fn main() -> Result<()> {
     scripted_figures(&world, step).await?;
     drop(world);
 
-    let native = World::start_on(db::fresh_on(&cluster).await, workers, real(EngineChoice::Native));
-    let native = service_figures(&native, "native", step, &bare, &bare_loop, "bare loop").await?;
+    let world = World::start_on(db::fresh_on(&cluster).await, workers, real(EngineChoice::Native));
+    let native = service_figures(&world, "native", step, &bare, &bare_loop, "bare loop").await?;
+    drop(world);
+
+    // What the pool gives and costs.
+    let world = World::start_on(db::fresh_on(&cluster).await, workers_without_pool, real(EngineChoice::Native));
+    service_figures(&world, "native without pool", step, &bare, &bare_loop, "bare loop").await?;
+    drop(world);
 
     match raw_docker(step).await {
         Ok((raw, raw_loop)) => {
@@ -72,6 +78,11 @@ async fn main() -> Result<()> {
 fn workers(config: &mut Config) {
     config.max_workers = IN_FLIGHT as u32;
     config.pool.min_idle = IN_FLIGHT as u32;
+}
+
+fn workers_without_pool(config: &mut Config) {
+    workers(config);
+    (config.pool.min_idle, config.pool.max_idle) = (0, 0);
 }
 
 fn real(engine: EngineChoice) -> Choice {

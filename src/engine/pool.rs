@@ -114,21 +114,27 @@ impl Pool {
         &self.engine
     }
 
-    /// A ready sandbox of that make, if there is one. It waits for its job now: one that died
-    /// on the shelf is not handed out.
-    pub fn take(&self, spec: &SandboxSpec) -> Option<Box<dyn Sandbox>> {
+    /// A ready sandbox of that make, if there is one, in whose place another is started. It waits
+    /// for its job now: one that died on the shelf is not handed out. Call it on the I/O runtime.
+    pub fn take(self: &Arc<Self>, spec: &SandboxSpec) -> Option<Box<dyn Sandbox>> {
         let mut shelves = self.shelves();
         let shelf = shelves.get_mut(&key(spec))?;
-        while let Some(mut idle) = shelf.idle.pop_front() {
+        let mut taken = None;
+        while let (None, Some(mut idle)) = (&taken, shelf.idle.pop_front()) {
             shelf.low = shelf.low.min(shelf.idle.len());
             if idle.sandbox.is_waiting() {
                 self.counts.warm.fetch_add(1, Ordering::Relaxed);
-                return Some(idle.sandbox);
+                taken = Some(idle.sandbox);
+            } else {
+                self.counts.died.fetch_add(1, Ordering::Relaxed);
+                self.tasks.spawn(idle.sandbox.destroy());
             }
-            self.counts.died.fetch_add(1, Ordering::Relaxed);
-            self.tasks.spawn(idle.sandbox.destroy());
         }
-        None
+        // Now and not with the next job, which would come too late for it.
+        let missing = if self.tasks.is_closed() { 0 } else { shelf.order(Instant::now()) };
+        drop(shelves);
+        self.refill_with(spec, missing);
+        taken
     }
 
     /// Starts a sandbox for a job that found none ready, which tells the shelf to keep more.

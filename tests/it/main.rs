@@ -13,6 +13,7 @@ mod db;
 mod dev;
 mod docker;
 mod guest;
+mod leftovers;
 mod lifecycle;
 mod native;
 mod simulation;

@@ -4,7 +4,7 @@
 mod isolation;
 mod jobs;
 mod limits;
-mod remains;
+pub mod remains;
 mod speed;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ fn children(of: i32) -> Vec<i32> {
 }
 
 /// The launchers of this process and what runs in their sandboxes.
-fn descendants() -> BTreeSet<i32> {
+pub fn descendants() -> BTreeSet<i32> {
     let processes = processes();
     let mut found = BTreeSet::new();
     let mut todo = vec![std::process::id() as i32];
@@ -38,7 +39,7 @@ fn descendants() -> BTreeSet<i32> {
 }
 
 /// Cgroup directories of cells of one runtime directory.
-fn cgroups(runtime_dir: &Path) -> Vec<PathBuf> {
+pub fn cgroups(runtime_dir: &Path) -> Vec<PathBuf> {
     use sha2::{Digest, Sha256};
     let path = runtime_dir.canonicalize().unwrap();
     let hash = Sha256::digest(path.as_os_str().as_encoded_bytes());
@@ -61,7 +62,7 @@ fn cgroups(runtime_dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Mounts where a sandbox has its own; others on this machine come and go by other hands.
-fn sandbox_mounts() -> Vec<String> {
+pub fn sandbox_mounts() -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let is_ours = |line: &&str| {
         let place = line.split(' ').nth(4).unwrap();
@@ -70,7 +71,7 @@ fn sandbox_mounts() -> Vec<String> {
     text.lines().filter(is_ours).map(str::to_owned).collect()
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let give_up = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < give_up, "{what}");
@@ -116,8 +117,10 @@ async fn fifty_jobs_inside() {
     assert_eq!(fs::read_dir(std::env::temp_dir()).unwrap().count(), temp_before);
 }
 
-fn in_own_process(test: &str) {
+pub fn in_own_process(test: &str) {
     let temp = tempfile::tempdir().unwrap();
+    // A database of that process is another user's, who removes its folder.
+    fs::set_permissions(temp.path(), Permissions::from_mode(0o1777)).unwrap();
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture"])
         .env("TMPDIR", temp.path())
