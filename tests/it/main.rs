@@ -5,6 +5,7 @@
 
 mod api;
 mod architecture;
+mod audit_cli;
 mod catalog;
 mod cli;
 mod db;
