@@ -62,7 +62,7 @@ async fn main() {
     }
     open.rollback().await.unwrap();
     breakdown(&db).await;
-    let rebuilt = db.store.rebuild_projections().await.unwrap();
+    let rebuilt = db.store.rebuild_projections(&|_| {}).await.unwrap();
     println!("rebuild: {:.0} events/s", rebuilt.events as f64 / rebuilt.took.as_secs_f64());
     let start = Instant::now();
     let at = now();

@@ -12,6 +12,7 @@ mod events;
 mod history;
 mod key_file;
 mod lineage;
+mod progress_line;
 mod projections;
 mod replay;
 mod rerun;

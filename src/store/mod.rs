@@ -23,10 +23,10 @@ mod idempotency;
 mod job_type_versions;
 mod listener;
 mod nodes;
+mod projections;
 mod queue;
 mod rebuild;
 mod row;
-mod streams;
 mod upcast;
 
 pub use append::{
@@ -42,5 +42,6 @@ pub use executions::{Filter, Page, Stored};
 pub use job_type_versions::JobTypeVersion;
 pub use listener::{Listener, Wake};
 pub use nodes::{Node, NodeState};
+pub use projections::Projections;
 pub use queue::{Claim, HeldClaim, QueueStats};
 pub use rebuild::Rebuilt;

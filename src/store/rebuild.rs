@@ -8,16 +8,24 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use futures::{Stream, TryStreamExt as _, stream};
 use sqlx::FromRow;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::append::{RecordRow, StreamKind};
-use super::codec::fold;
+use super::codec::{event_of, fold};
+use super::copy::{Copied, RawEvent};
 use super::database::Store;
 use super::error::Error;
 use super::executions::Stored;
-use super::streams::Streams;
+use crate::domain::{Envelope, ExecutionRecord};
+
+/// Events of whole streams that are read and folded together, about.
+const PART: i64 = 10_000;
+
+/// Parts that are read, folded and compared at the same time. Each takes a connection.
+const LANES: usize = 3;
 
 /// Rows replaced in one transaction.
 const STEP: usize = 500;
@@ -33,6 +41,36 @@ pub struct Rebuilt {
     pub repaired: Vec<Uuid>,
     pub took: Duration,
 }
+
+/// Streams whose ids lie behind one and go up to another.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    after: Option<Uuid>,
+    last: Option<Uuid>,
+}
+
+impl Part {
+    fn condition(self, column: &str) -> String {
+        let after = self.after.map_or(String::new(), |after| format!(" AND {column} > '{after}'"));
+        let last = self.last.map_or(String::new(), |last| format!(" AND {column} <= '{last}'"));
+        format!("true{after}{last}")
+    }
+}
+
+struct Compared {
+    events: u64,
+    executions: u64,
+    /// Executions whose rows are not what was folded, or were not when they were read.
+    suspects: Vec<Uuid>,
+}
+
+struct Folded {
+    events: u64,
+    rows: Vec<Projected>,
+}
+
+const ROWS: &str = "SELECT execution_id, parent_execution_id, created_at, tenant, job_type, version, status, ended_at, \
+                    '{}'::text[] AS endings FROM executions";
 
 /// An execution's row together with what `endings` says of it.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -50,8 +88,7 @@ struct Projected {
 }
 
 impl Projected {
-    fn of(stored: &Stored) -> Self {
-        let record = &stored.record;
+    fn of(record: &ExecutionRecord) -> Self {
         let row = RecordRow::of(record);
         Self {
             execution_id: record.execution_id,
@@ -69,44 +106,84 @@ impl Projected {
 
 impl Store {
     /// Folds every execution from its events, compares with its row and repairs what differs.
+    /// Says after each part how many events are folded.
     ///
     /// # Errors
     /// [`Error::Corrupt`] for a stream that does not fold, which changes nothing of it;
     /// [`Error::Unavailable`], after which what was repaired stays so.
-    pub async fn rebuild_projections(&self) -> Result<Rebuilt, Error> {
+    pub async fn rebuild_projections(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<Rebuilt, Error> {
         let start = Instant::now();
         let mut rebuilt = Rebuilt::default();
-        let mut streams = Streams::new(self, Some(StreamKind::Execution));
-        let mut connection = self.pool().acquire().await.map_err(Error::during(REBUILD))?;
-        while let Some(events) = streams.next().await? {
-            let folded = fold(&events)?;
-            rebuilt.events += events.len() as u64;
-            rebuilt.executions += folded.len() as u64;
-            let ids: HashSet<_> = events.iter().map(|event| event.stream_id).collect();
-            let ids: Vec<_> = ids.into_iter().collect();
-            let suspects = differing(&mut connection, &ids, &folded).await?;
-            self.repair(&suspects, &mut rebuilt).await?;
+        let parts = self.parts().map_ok(|part| self.compare(part)).try_buffered(LANES);
+        let mut parts = std::pin::pin!(parts);
+        while let Some(compared) = parts.try_next().await? {
+            rebuilt.events += compared.events;
+            rebuilt.executions += compared.executions;
+            self.repair(&compared.suspects, &mut rebuilt).await?;
+            progress(rebuilt.events);
         }
-        drop(connection);
-        let strays = self.strays().await?;
-        self.repair(&strays, &mut rebuilt).await?;
         rebuilt.took = start.elapsed();
         Ok(rebuilt)
     }
 
-    /// Rows that no stream accounts for.
-    async fn strays(&self) -> Result<Vec<Uuid>, Error> {
-        sqlx::query_scalar(
-            "SELECT x.execution_id FROM executions x \
-              WHERE NOT EXISTS (SELECT FROM events e WHERE e.stream_id = x.execution_id) \
-             UNION \
-             SELECT n.execution_id FROM endings n \
-              WHERE NOT EXISTS (SELECT FROM executions x WHERE x.execution_id = n.execution_id \
-                                   AND x.status = n.status AND x.ended_at IS NOT NULL)",
-        )
+    /// Cuts the streams into parts, which together hold every id there can be.
+    fn parts(&self) -> impl Stream<Item = Result<Part, Error>> {
+        stream::try_unfold(Some(None), move |from: Option<Option<Uuid>>| async move {
+            let Some(after) = from else { return Ok(None) };
+            let last: Option<Uuid> = sqlx::query_scalar(
+                "SELECT stream_id FROM events WHERE $1::uuid IS NULL OR stream_id > $1 \
+                  ORDER BY stream_id OFFSET $2 LIMIT 1",
+            )
+            .bind(after)
+            .bind(PART)
+            .fetch_optional(self.pool())
+            .await
+            .map_err(Error::during(REBUILD))?;
+            Ok(Some((Part { after, last }, last.map(Some))))
+        })
+    }
+
+    async fn compare(&self, part: Part) -> Result<Compared, Error> {
+        let condition = part.condition("stream_id");
+        let condition = format!("{condition} AND stream_kind = {}", StreamKind::Execution as i16);
+        let copied = self.copy_events(&condition, "stream_id, version", i64::MAX).await?;
+        let folding = tokio::task::spawn_blocking(move || fold_copied(&copied));
+        let run = Error::during(REBUILD);
+        let mut live: HashMap<Uuid, Projected> =
+            sqlx::query_as(sqlx::AssertSqlSafe(format!("{ROWS} WHERE {}", part.condition("execution_id"))))
+                .fetch_all(self.pool())
+                .await
+                .map_err(&run)?
+                .into_iter()
+                .map(|row: Projected| (row.execution_id, row))
+                .collect();
+        let endings: Vec<(Uuid, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "SELECT execution_id, status FROM endings WHERE {}",
+            part.condition("execution_id")
+        )))
         .fetch_all(self.pool())
         .await
-        .map_err(Error::during(REBUILD))
+        .map_err(&run)?;
+        let mut suspects = HashSet::new();
+        for (execution_id, status) in endings {
+            match live.get_mut(&execution_id) {
+                Some(row) => row.endings.push(status),
+                None => drop(suspects.insert(execution_id)),
+            }
+        }
+        let folded = match folding.await {
+            Ok(folded) => folded?,
+            Err(lost) => std::panic::resume_unwind(lost.into_panic()),
+        };
+        let executions = folded.rows.len() as u64;
+        for row in folded.rows {
+            if live.remove(&row.execution_id).as_ref() != Some(&row) {
+                suspects.insert(row.execution_id);
+            }
+        }
+        // Rows that no stream accounts for.
+        suspects.extend(live.into_keys());
+        Ok(Compared { events: folded.events, executions, suspects: suspects.into_iter().collect() })
     }
 
     async fn repair(&self, suspects: &[Uuid], rebuilt: &mut Rebuilt) -> Result<(), Error> {
@@ -129,6 +206,38 @@ impl Store {
     }
 }
 
+/// The rows of whole streams, given event by event: streams one after the other, each in the order of
+/// versions.
+fn fold_copied(copied: &Copied) -> Result<Folded, Error> {
+    let mut folded = Folded { events: 0, rows: Vec::new() };
+    let mut record: Option<ExecutionRecord> = None;
+    copied.read(|event| {
+        let event = event.map_err(|at| Error::corrupt("events", at.position, at.column, "is not what is written"))?;
+        if record.as_ref().is_some_and(|record| record.execution_id != event.link.stream_id) {
+            folded.rows.extend(record.take().as_ref().map(Projected::of));
+        }
+        let evolved = ExecutionRecord::evolve(record.take(), &envelope(&event)?);
+        record = evolved.map_err(|error| Error::corrupt("events", event.position, "payload", error))?;
+        folded.events += 1;
+        Ok(())
+    })?;
+    folded.rows.extend(record.as_ref().map(Projected::of));
+    Ok(folded)
+}
+
+fn envelope(event: &RawEvent<'_>) -> Result<Envelope, Error> {
+    let link = &event.link;
+    let read = event_of(link.event_type, link.schema_version, link.payload);
+    Ok(Envelope {
+        event_id: link.event_id,
+        stream_id: link.stream_id,
+        version: link.version,
+        recorded_at: link.recorded_at,
+        correlation_id: link.correlation_id.map(str::to_owned),
+        event: read.map_err(|error| Error::corrupt("events", event.position, error.column, error.reason))?,
+    })
+}
+
 /// Those of the executions whose rows are not what was folded.
 async fn differing(connection: &mut PgConnection, ids: &[Uuid], folded: &[Stored]) -> Result<Vec<Uuid>, Error> {
     let rows: Vec<Projected> = sqlx::query_as(
@@ -144,7 +253,7 @@ async fn differing(connection: &mut PgConnection, ids: &[Uuid], folded: &[Stored
     .map_err(Error::during(REBUILD))?;
     let mut live: HashMap<_, _> = rows.into_iter().map(|row| (row.execution_id, row)).collect();
     let mut right: HashMap<_, _> =
-        folded.iter().map(|stored| (stored.record.execution_id, Projected::of(stored))).collect();
+        folded.iter().map(|stored| (stored.record.execution_id, Projected::of(&stored.record))).collect();
     Ok(ids.iter().copied().filter(|id| live.remove(id) != right.remove(id)).collect())
 }
 
@@ -156,7 +265,7 @@ async fn replace(connection: &mut PgConnection, ids: &[Uuid], folded: &[Stored])
     {
         sqlx::query(statement).bind(ids).execute(&mut *connection).await.map_err(&run)?;
     }
-    for row in folded.iter().map(Projected::of).filter(|row| ids.contains(&row.execution_id)) {
+    for row in folded.iter().map(|stored| Projected::of(&stored.record)).filter(|row| ids.contains(&row.execution_id)) {
         sqlx::query(
             "INSERT INTO executions (execution_id, parent_execution_id, created_at, tenant, job_type, version, \
                  status, ended_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",

@@ -7,6 +7,7 @@ mod api;
 mod architecture;
 #[path = "../attacks/mod.rs"]
 mod attacks;
+mod audit_cli;
 mod catalog;
 mod cli;
 mod db;

@@ -10,17 +10,20 @@ use tako_vm::cli::server::{Chosen, Service, Stop};
 use tako_vm::config::Config;
 use tako_vm::domain::{Envelope, ExecutionRecord};
 use tako_vm::engine::scripted::ScriptedEngine;
-use tako_vm::store::Store;
+use tako_vm::store::audit::Verification;
+use tako_vm::store::{Options, Store};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::db::{self, Db};
 
-/// A server with a database of its own. Stops when it is dropped.
+/// A server with a database of its own. Stops when it is dropped, and then checks what it left.
 pub struct World {
     pub url: String,
     pub http: reqwest::Client,
     pub db: Db,
+    /// Whether the whole log must verify, and every row be the fold of its events, at the end.
+    pub is_checked: bool,
     servers: Vec<Server>,
 }
 
@@ -49,7 +52,13 @@ impl World {
 
     pub fn start_on(db: Db, configure: impl FnOnce(&mut Config), choice: Choice) -> Self {
         let (server, address) = serve(&db, configure, choice);
-        Self { url: format!("http://{address}"), http: reqwest::Client::new(), db, servers: vec![server] }
+        Self {
+            url: format!("http://{address}"),
+            http: reqwest::Client::new(),
+            db,
+            is_checked: true,
+            servers: vec![server],
+        }
     }
 
     /// Another node on the same database; answers with its URL.
@@ -123,6 +132,32 @@ impl World {
         assert_eq!(ends.count(), 1, "{events:#?}");
         folded
     }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.servers.clear();
+        if !self.is_checked || std::thread::panicking() {
+            return;
+        }
+        let options = self.db.options.clone();
+        let checked = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(check_log(&options));
+        });
+        checked.join().expect("the log is whole");
+    }
+}
+
+/// Demands that every hash, chain and seal is right, and that live and rebuilt are the same.
+async fn check_log(options: &Options) {
+    let store = Store::connect(&Options { max_connections: 4, ..options.clone() }).await.unwrap();
+    let verified = store.verify_log(&Verification::default(), &|_| {}).await.unwrap();
+    assert!(verified.holds(), "{:#?}", verified.faults);
+    assert_eq!(verified.sealed_through, verified.last_position, "the last node seals all there is");
+    let rebuilt = store.rebuild_projections(&|_| {}).await.unwrap();
+    assert!(rebuilt.repaired.is_empty(), "rows were not the fold of their events: {:?}", rebuilt.repaired);
+    store.close().await;
 }
 
 fn serve(db: &Db, configure: impl FnOnce(&mut Config), choice: Choice) -> (Server, SocketAddr) {

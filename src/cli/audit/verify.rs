@@ -1,15 +1,13 @@
 //! `tako-vm audit verify`
 
-use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::json;
 
 use super::super::Context;
+use super::super::progress_line::ProgressLine;
 use super::super::server::open_store;
 use super::trust::{Trusted, read_seals};
 use crate::store::audit::{Progress, Verification, Verified};
@@ -48,13 +46,13 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
     let anchors = trust.anchors.len();
     let trusted = trust.keys.len();
     let verification = Verification { trust, since_seal: args.since_seal, ..Verification::default() };
-    let line = Line::new();
+    let line = ProgressLine::new("verifying");
     let (verified, end, repaired) = super::runtime()?.block_on(async {
         let store = open_store(&config, "").await?;
-        let verified = store.verify_log(&verification, &|progress| line.show(progress)).await?;
+        let verified = store.verify_log(&verification, &|Progress { events, of }| line.show(events, of)).await?;
         line.clear();
         let repaired = match args.projections {
-            true => Some(store.rebuild_projections().await?.repaired.len()),
+            true => Some(store.rebuild_projections(&|_| {}).await?.repaired.len()),
             false => None,
         };
         anyhow::Ok((verified, store.seal_end().await?, repaired))
@@ -108,42 +106,4 @@ fn tell(context: &mut Context, verified: &Verified) -> Result<()> {
         writeln!(context.out, "      and {} more", verified.fault_count - NAMED as u64)?;
     }
     Ok(())
-}
-
-/// One line on standard error that says how far it is: moving on a terminal, else one every few
-/// seconds.
-struct Line {
-    is_terminal: bool,
-    started: Instant,
-    shown: Mutex<Option<Instant>>,
-}
-
-impl Line {
-    fn new() -> Self {
-        let started = Instant::now();
-        Self { is_terminal: std::io::stderr().is_terminal(), started, shown: Mutex::new(None) }
-    }
-
-    fn show(&self, Progress { events, of }: Progress) {
-        let every = Duration::from_millis(if self.is_terminal { 200 } else { 5000 });
-        let mut shown = self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if shown.unwrap_or(self.started).elapsed() < every {
-            return;
-        }
-        *shown = Some(Instant::now());
-        let rate = events as f64 / self.started.elapsed().as_secs_f64().max(f64::EPSILON);
-        let percent = events * 100 / of.max(1);
-        let (begin, end) = if self.is_terminal { ("\r\x1b[K", "") } else { ("", "\n") };
-        let _ = write!(
-            std::io::stderr(),
-            "{begin}verifying: {events} of {of} events ({percent} %), {rate:.0} events/s{end}"
-        );
-    }
-
-    fn clear(&self) {
-        let shown = self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if self.is_terminal && shown.is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
-    }
 }

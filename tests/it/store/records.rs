@@ -157,7 +157,7 @@ async fn a_rebuild_repairs_what_differs_from_the_log_and_nothing_else() {
         jobs.push(if number % 2 == 0 { cancel(&db, stored).await } else { stored });
     }
     let id = |number: usize| jobs[number].record.execution_id;
-    let rebuilt = db.store.rebuild_projections().await.unwrap();
+    let rebuilt = db.store.rebuild_projections(&|_| {}).await.unwrap();
     assert_eq!((rebuilt.events, rebuilt.executions, rebuilt.repaired), (16, 8, vec![]));
 
     let damage = [
@@ -175,12 +175,12 @@ async fn a_rebuild_repairs_what_differs_from_the_log_and_nothing_else() {
     for (statement, execution_id) in damage {
         sqlx::query(statement).bind(execution_id).execute(&db.admin).await.unwrap();
     }
-    let mut repaired = db.store.rebuild_projections().await.unwrap().repaired;
+    let mut repaired = db.store.rebuild_projections(&|_| {}).await.unwrap().repaired;
     repaired.sort_unstable();
     let mut damaged = damage.map(|(_, execution_id)| execution_id).to_vec();
     damaged.sort_unstable();
     assert_eq!(repaired, damaged);
-    assert!(db.store.rebuild_projections().await.unwrap().repaired.is_empty());
+    assert!(db.store.rebuild_projections(&|_| {}).await.unwrap().repaired.is_empty());
     let cancelled = Filter { status: Some(Status::Cancelled), ..Filter::default() };
     assert_eq!(ids(&db.store.list(&cancelled, 10, 0).await.unwrap().records), [id(6), id(4), id(2), id(0)]);
     assert_eq!(db.store.list(&Filter::default(), 10, 0).await.unwrap().records.len(), 8);
@@ -201,11 +201,11 @@ async fn a_rebuild_beside_live_traffic_finds_nothing_to_repair() {
         })
         .collect();
     while !writers.iter().all(|writer| writer.is_finished()) {
-        assert!(db.store.rebuild_projections().await.unwrap().repaired.is_empty());
+        assert!(db.store.rebuild_projections(&|_| {}).await.unwrap().repaired.is_empty());
     }
     for writer in writers {
         writer.await.unwrap();
     }
-    let rebuilt = db.store.rebuild_projections().await.unwrap();
+    let rebuilt = db.store.rebuild_projections(&|_| {}).await.unwrap();
     assert_eq!((rebuilt.events, rebuilt.executions, rebuilt.repaired), (360, 120, vec![]));
 }
