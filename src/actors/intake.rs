@@ -303,7 +303,12 @@ impl Doors {
         let idempotency =
             submission.idempotency_key.clone().map(|key| Idempotency { key, fingerprint: submission.fingerprint() });
         let limits = self.job_types.limits(job_type, submission.timeout, submission.startup_timeout);
-        let blobs = Blobs::of(&submission);
+        let given = self.given_files(&origin.tenant, &submission.files).await?;
+        let mut blobs = vec![
+            store::Blob::new(Bytes::copy_from_slice(submission.code.as_bytes())),
+            store::Blob::new(Bytes::copy_from_slice(submission.input.text().as_bytes())),
+        ];
+        blobs.extend(given.blobs);
         let submitted = JobSubmitted {
             tenant: origin.tenant.clone(),
             job_type: job_type.name.clone(),
@@ -316,8 +321,8 @@ impl Doors {
                 "limits": limits,
                 "requirements": submission.requirements,
             })),
-            input_artifacts: blobs.files_digest(),
-            files: blobs.files.clone(),
+            input_artifacts: files_digest(&given.files),
+            files: given.files,
             requirements: submission.requirements,
             limits,
             priority: submission.priority,
@@ -331,7 +336,7 @@ impl Doors {
             tags: submission.tags,
             callback_url: submission.callback_url,
         };
-        self.enter(submitted, blobs.blobs, &origin.correlation_id).await
+        self.enter(submitted, blobs, &origin.correlation_id).await
     }
 
     pub(super) async fn enter(
@@ -371,33 +376,11 @@ impl Doors {
     }
 }
 
-/// The bytes that a submission brings.
-struct Blobs {
-    blobs: Vec<store::Blob>,
-    files: Vec<InputFile>,
-}
-
-impl Blobs {
-    fn of(submission: &Submission) -> Self {
-        let mut blobs = vec![
-            store::Blob::new(Bytes::copy_from_slice(submission.code.as_bytes())),
-            store::Blob::new(Bytes::copy_from_slice(submission.input.text().as_bytes())),
-        ];
-        let mut files = Vec::new();
-        for (name, bytes) in &submission.files {
-            let blob = store::Blob::new(bytes.clone());
-            files.push(InputFile { name: name.clone(), hash: blob.hash(), bytes: bytes.len() as u64, source: None });
-            blobs.push(blob);
-        }
-        Self { blobs, files }
+/// Of the canonical JSON of name → hash.
+fn files_digest(files: &[InputFile]) -> Option<Digest> {
+    if files.is_empty() {
+        return None;
     }
-
-    fn files_digest(&self) -> Option<Digest> {
-        if self.files.is_empty() {
-            return None;
-        }
-        let by_name: std::collections::BTreeMap<_, _> =
-            self.files.iter().map(|file| (file.name.as_str(), file.hash)).collect();
-        Some(canonical_json_digest(&json!(by_name)))
-    }
+    let by_name: std::collections::BTreeMap<_, _> = files.iter().map(|file| (file.name.as_str(), file.hash)).collect();
+    Some(canonical_json_digest(&json!(by_name)))
 }

@@ -85,6 +85,8 @@ pub fn paths() -> Vec<Path> {
         Path::at("/executions/{id}").get(executions::get),
         Path::at("/executions/{id}/lineage").get(lineage::graph),
         Path::at("/executions/{id}/replay").get(replay::verdict).post(replay::replay),
+        Path::at("/artifacts/{sha256}/consumers").get(lineage::consumers),
+        Path::at("/code/{sha256}/executions").get(lineage::executions_of_code),
         Path::at("/events").get(events::all),
         Path::at("/job-types").get(job_types::list),
         Path::at("/job-types/{name}").get(job_types::get),

@@ -5,5 +5,6 @@ mod bad_input;
 mod contract;
 mod follow;
 mod idempotency;
+mod lineage;
 mod replay;
 mod site;

@@ -42,7 +42,22 @@ const PARTS: &[(&str, &str, &[&str])] = &[
     // The API shows what comes out of a sandbox; it never starts or ends one.
     ("api", "engine", &["Stream", "pool::PoolStats"]),
     // It reads projections, and writes by sending messages only.
-    ("api", "store", &["Store", "Error", "StoredEvent", "Filter", "Stored", "DeadLetterFilter", "DeadLetterRow"]),
+    (
+        "api",
+        "store",
+        &[
+            "Store",
+            "Error",
+            "StoredEvent",
+            "Filter",
+            "Stored",
+            "Family",
+            "Member",
+            "Reach",
+            "DeadLetterFilter",
+            "DeadLetterRow",
+        ],
+    ),
 ];
 
 /// Who alone may ask what time it is.
