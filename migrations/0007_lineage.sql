@@ -16,3 +16,6 @@ RETURN (SELECT array_agg(DISTINCT hashtextextended(k.key, 0))
 -- Jobs without files, which are most, cost nothing here.
 CREATE INDEX events_inputs ON events USING gin (input_keys(payload))
     WHERE event_type = 'JobSubmitted' AND payload -> 'files' IS NOT NULL;
+
+-- Positions follow time closely, so a summary of each stretch of the table is enough to find a moment.
+CREATE INDEX events_recorded ON events USING brin (recorded_at) WITH (pages_per_range = 32);

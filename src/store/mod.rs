@@ -38,7 +38,7 @@ pub use codec::{Unreadable, event_of, new_events};
 pub use database::{Options, Store, migrate};
 pub use dead_letters::DeadLetterFilter;
 pub use error::Error;
-pub use events::StoredEvent;
+pub use events::{LogFilter, StoredEvent};
 pub use executions::{Filter, Page, Stored};
 pub use job_type_versions::JobTypeVersion;
 pub use lineage::{Family, Member, Reach};

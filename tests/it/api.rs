@@ -4,6 +4,7 @@ mod access;
 mod bad_input;
 mod contract;
 mod follow;
+mod history;
 mod idempotency;
 mod lineage;
 mod replay;

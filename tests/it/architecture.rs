@@ -54,6 +54,7 @@ const PARTS: &[(&str, &str, &[&str])] = &[
             "Family",
             "Member",
             "Reach",
+            "LogFilter",
             "DeadLetterFilter",
             "DeadLetterRow",
         ],
