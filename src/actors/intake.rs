@@ -296,11 +296,14 @@ impl Doors {
 
     /// Submits jobs in one transaction, each or not.
     async fn submit(&self, origin: &Origin, submissions: Vec<Submission>) -> Vec<Result<Accepted, Refusal>> {
-        let prepared = submissions.into_iter().map(|submission| self.prepare(origin, submission)).collect();
+        let mut prepared = Vec::with_capacity(submissions.len());
+        for submission in submissions {
+            prepared.push(self.prepare(origin, submission).await);
+        }
         self.enter_all(prepared, &origin.correlation_id).await
     }
 
-    fn prepare(&self, origin: &Origin, submission: Submission) -> Result<NewJob, Refusal> {
+    async fn prepare(&self, origin: &Origin, submission: Submission) -> Result<NewJob, Refusal> {
         let faults = submission.faults(&self.config);
         if !faults.is_empty() {
             return Err(Refusal::Invalid { faults });
@@ -309,7 +312,12 @@ impl Doors {
         let idempotency =
             submission.idempotency_key.clone().map(|key| Idempotency { key, fingerprint: submission.fingerprint() });
         let limits = self.job_types.limits(job_type, submission.timeout, submission.startup_timeout);
-        let blobs = Blobs::of(&submission);
+        let given = self.given_files(&origin.tenant, &submission.files).await?;
+        let mut blobs = vec![
+            store::Blob::new(Bytes::copy_from_slice(submission.code.as_bytes())),
+            store::Blob::new(Bytes::copy_from_slice(submission.input.text().as_bytes())),
+        ];
+        blobs.extend(given.blobs);
         let submitted = JobSubmitted {
             tenant: origin.tenant.clone(),
             job_type: job_type.name.clone(),
@@ -322,8 +330,8 @@ impl Doors {
                 "limits": limits,
                 "requirements": submission.requirements,
             })),
-            input_artifacts: blobs.files_digest(),
-            files: blobs.files.clone(),
+            input_artifacts: files_digest(&given.files),
+            files: given.files,
             requirements: submission.requirements,
             limits,
             priority: submission.priority,
@@ -337,7 +345,7 @@ impl Doors {
             tags: submission.tags,
             callback_url: submission.callback_url,
         };
-        Ok(NewJob { execution_id: Uuid::now_v7(), submitted, blobs: blobs.blobs })
+        Ok(NewJob { execution_id: Uuid::now_v7(), submitted, blobs })
     }
 
     async fn enter_all(
@@ -396,33 +404,11 @@ impl Doors {
     }
 }
 
-/// The bytes that a submission brings.
-struct Blobs {
-    blobs: Vec<store::Blob>,
-    files: Vec<InputFile>,
-}
-
-impl Blobs {
-    fn of(submission: &Submission) -> Self {
-        let mut blobs = vec![
-            store::Blob::new(Bytes::copy_from_slice(submission.code.as_bytes())),
-            store::Blob::new(Bytes::copy_from_slice(submission.input.text().as_bytes())),
-        ];
-        let mut files = Vec::new();
-        for (name, bytes) in &submission.files {
-            let blob = store::Blob::new(bytes.clone());
-            files.push(InputFile { name: name.clone(), hash: blob.hash(), bytes: bytes.len() as u64, source: None });
-            blobs.push(blob);
-        }
-        Self { blobs, files }
+/// Of the canonical JSON of name → hash.
+fn files_digest(files: &[InputFile]) -> Option<Digest> {
+    if files.is_empty() {
+        return None;
     }
-
-    fn files_digest(&self) -> Option<Digest> {
-        if self.files.is_empty() {
-            return None;
-        }
-        let by_name: std::collections::BTreeMap<_, _> =
-            self.files.iter().map(|file| (file.name.as_str(), file.hash)).collect();
-        Some(canonical_json_digest(&json!(by_name)))
-    }
+    let by_name: std::collections::BTreeMap<_, _> = files.iter().map(|file| (file.name.as_str(), file.hash)).collect();
+    Some(canonical_json_digest(&json!(by_name)))
 }

@@ -14,6 +14,7 @@ pub mod appender;
 pub mod attempt;
 pub mod builder;
 pub mod dlq;
+mod given_files;
 pub mod intake;
 pub mod job_types;
 mod journal;

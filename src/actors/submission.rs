@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::domain::{Digest, JsonObject, canonical_json_digest};
+use crate::domain::{Digest, FileSource, JsonObject, canonical_json_digest};
 
 /// Of a submission that names none.
 pub const DEFAULT_PRIORITY: i16 = 5;
@@ -22,6 +22,31 @@ pub struct Origin {
     pub by: String,
     pub client_ip: Option<String>,
     pub correlation_id: String,
+}
+
+/// A file that a client gives to a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    Bytes(Bytes),
+    /// What another execution made.
+    Artifact(FileSource),
+}
+
+impl Given {
+    /// Of the bytes, or the place of the artifact.
+    fn fingerprint(&self) -> String {
+        match self {
+            Self::Bytes(bytes) => Digest::of(bytes).to_string(),
+            Self::Artifact(FileSource { execution_id, name }) => format!("{execution_id}/{name}"),
+        }
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Artifact(_) => 0,
+        }
+    }
 }
 
 /// A job as a client describes it; absent values are filled from the job type.
@@ -39,7 +64,7 @@ pub struct Submission {
     pub not_before: Option<DateTime<Utc>>,
     pub max_attempts: Option<u32>,
     /// Further files below `/input`.
-    pub files: Vec<(String, Bytes)>,
+    pub files: Vec<(String, Given)>,
     pub callback_url: Option<String>,
     pub tags: BTreeMap<String, String>,
 }
@@ -66,7 +91,7 @@ impl Submission {
 
     /// Of everything asked for but the key itself.
     pub fn fingerprint(&self) -> Digest {
-        let files: BTreeMap<_, _> = self.files.iter().map(|(name, bytes)| (name, Digest::of(bytes))).collect();
+        let files: BTreeMap<_, _> = self.files.iter().map(|(name, given)| (name, given.fingerprint())).collect();
         canonical_json_digest(&json!({
             "code": Digest::of(self.code.as_bytes()),
             "input": self.input.canonical_digest(),
@@ -153,7 +178,7 @@ impl Submission {
                 faults.add("files", format!("{shown:?} {fault}"));
             }
         }
-        let total: u64 = self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        let total: u64 = self.files.iter().map(|(_, given)| given.sent_bytes()).sum();
         faults.size("files", total, config.limits.max_body_bytes);
     }
 

@@ -13,7 +13,7 @@ use super::params::{Id, Params};
 use super::problem::Problem;
 use super::sse::{self, Ended, Pace, Sink};
 use crate::domain::{Digest, EventKind};
-use crate::store::StoredEvent;
+use crate::store::{LogFilter, StoredEvent};
 
 /// Events of one answer at most.
 const MOST: u32 = 1000;
@@ -110,7 +110,7 @@ async fn follow_execution(app: web::Data<App>, sink: Sink, id: Uuid, mut after: 
     }
 }
 
-/// GET /events?after=&type=&limit=: the log of the whole installation.
+/// GET /events?after=&type=&stream=&since=&until=&limit=: the log of the whole installation.
 pub async fn all(
     _caller: Caller<Admin>,
     app: web::Data<App>,
@@ -119,21 +119,29 @@ pub async fn all(
 ) -> Result<HttpResponse, Problem> {
     let after = params.number("after", 0, i64::MAX, 0);
     let limit = params.number("limit", 1, MOST, 100);
-    let kinds = kinds(&mut params);
-    params.done()?;
-    if sse::is_wanted(&request) {
-        let after = sse::last_event_id(&request, |id| id.parse().ok())?.unwrap_or(after);
-        return Ok(sse::answer(&app, move |app, sink| follow_all(app, sink, after, kinds)));
+    let filter = LogFilter {
+        kinds: kinds(&mut params),
+        stream: params.id("stream"),
+        since: params.moment("since"),
+        until: params.moment("until"),
+    };
+    let is_stream = sse::is_wanted(&request);
+    if is_stream && filter.until.is_some() {
+        params.fault("until", "has no meaning for a stream, which has no end");
     }
-    let events = page(&app, after, &kinds, limit).await?;
-    let next = events.last().map_or(after, |event| event.position);
+    params.done()?;
+    if is_stream {
+        let after = sse::last_event_id(&request, |id| id.parse().ok())?.unwrap_or(after);
+        return Ok(sse::answer(&app, move |app, sink| follow_all(app, sink, after, filter)));
+    }
+    let Page { events, next_after } = page(&app, after, &filter, limit).await?;
     let items = views(&events)?;
     Ok(HttpResponse::Ok().json(json!({
         "count": items.len(),
         "items": items,
         "after": after,
         "limit": limit,
-        "next_after": next,
+        "next_after": next_after,
     })))
 }
 
@@ -154,20 +162,35 @@ fn kinds(params: &mut Params) -> Vec<EventKind> {
     kinds
 }
 
-async fn page(app: &App, after: i64, kinds: &[EventKind], limit: u32) -> Result<Vec<StoredEvent>, Problem> {
-    let kinds = kinds.to_vec();
-    app.read(move |store| async move { store.log_events(after, &kinds, limit).await }).await
+struct Page {
+    events: Vec<StoredEvent>,
+    /// Up to here everything was looked at.
+    next_after: i64,
 }
 
-async fn follow_all(app: web::Data<App>, sink: Sink, mut after: i64, kinds: Vec<EventKind>) -> Result<(), Ended> {
+/// What is not there up to the log's end of this moment never will be, so a page that is not full
+/// reaches to that end, however far its last event is from it.
+async fn page(app: &App, after: i64, filter: &LogFilter, limit: u32) -> Result<Page, Problem> {
+    let filter = filter.clone();
+    app.read(move |store| async move {
+        let end = store.last_position().await?.max(after);
+        let events = store.log_page(after, end, &filter, limit).await?;
+        let is_full = events.len() as u64 >= u64::from(limit);
+        let next_after = events.last().filter(|_| is_full).map_or(end, |last| last.position);
+        Ok(Page { events, next_after })
+    })
+    .await
+}
+
+async fn follow_all(app: web::Data<App>, sink: Sink, mut after: i64, filter: LogFilter) -> Result<(), Ended> {
     let mut pace = Pace::new();
     loop {
-        let events = page(&app, after, &kinds, MOST).await?;
+        let Page { events, next_after } = page(&app, after, &filter, MOST).await?;
         for event in &events {
             sink.send(&event.position.to_string(), &event.event_type, &View::of(event)?.text()?).await?;
-            after = event.position;
             pace.quicken();
         }
+        after = next_after;
         if events.is_empty() {
             pace.pause().await;
         }

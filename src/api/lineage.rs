@@ -1,94 +1,162 @@
 //! Where an execution comes from, and what came of it.
 
+mod openlineage;
+mod prov;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::app::App;
 use super::caller::{Caller, Read};
-use super::params::{Id, Params};
-use super::problem::Problem;
+use super::params::{Id, Page, Params};
+use super::problem::{Kind, Problem};
 use super::view;
-use crate::domain::{DeadLetter, ExecutionRecord};
+use crate::domain::{DeadLetter, Digest, ExecutionRecord};
+use crate::store::{self, Family, Member, Reach};
 
 /// Executions of one graph at most.
 const MOST: usize = 1000;
 
-/// GET /executions/{id}/lineage
+/// Steps up and down at most.
+const DEEPEST: u32 = 100;
+
+#[derive(Clone, Copy)]
+enum Format {
+    Json,
+    Prov,
+    OpenLineage,
+}
+
+/// GET /executions/{id}/lineage?depth=&format=
 pub async fn graph(
     caller: Caller<Read>,
     app: web::Data<App>,
     Id(id): Id,
-    params: Params,
+    mut params: Params,
 ) -> Result<HttpResponse, Problem> {
+    let depth = params.number("depth", 0, DEEPEST, DEEPEST);
+    let format = match params.text("format").as_deref() {
+        None | Some("json") => Format::Json,
+        Some("prov") => Format::Prov,
+        Some("openlineage") => Format::OpenLineage,
+        Some(other) => {
+            params.fault("format", format!("must be json, prov or openlineage, not {other:.40?}"));
+            Format::Json
+        }
+    };
     params.done()?;
-    let own = app.record(&caller, id).await?;
-    let relatives = app
-        .read(move |store| async move {
-            let mut relatives = store.ancestors(id).await?;
-            relatives.extend(store.descendants(id).await?);
-            Ok(relatives)
-        })
-        .await?;
-    let mut family: Vec<_> = std::iter::once(own)
-        .chain(relatives.into_iter().map(|stored| stored.record))
-        .filter(|record| record.submitted.tenant == caller.tenant)
-        .collect();
-    let truncated = family.len() > MOST;
-    family.truncate(MOST);
-    Ok(HttpResponse::Ok().json(shown(id, &family, truncated)))
+    let tenant = caller.tenant.clone();
+    let reach = Reach { depth, most: MOST };
+    let family = app.read(move |store| async move { store.family(&tenant, id, reach).await }).await?;
+    let family = family.ok_or_else(|| Problem::no_execution(id))?;
+    Ok(HttpResponse::Ok().json(match format {
+        Format::Json => shown(&family),
+        Format::Prov => prov::document(&Graph::of(&family)),
+        Format::OpenLineage => openlineage::events(&Graph::of(&family)),
+    }))
 }
 
-fn shown(id: Uuid, family: &[ExecutionRecord], truncated: bool) -> Value {
-    let by_id: BTreeMap<_, _> = family.iter().map(|record| (record.execution_id, record)).collect();
-    let parent =
-        |record: &ExecutionRecord| record.submitted.parent.filter(|parent| by_id.contains_key(&parent.execution_id));
-    let edges: Vec<_> = by_id
-        .values()
-        .filter_map(|record| {
-            let parent = parent(record)?;
-            Some(json!({
-                "from": parent.execution_id,
-                "to": record.execution_id,
-                "relationship": parent.relationship,
-            }))
+/// A family by id, with what leads from one to another.
+struct Graph<'a> {
+    members: BTreeMap<Uuid, &'a Member>,
+}
+
+/// An artifact of one execution that was given to another.
+struct Given<'a> {
+    from: Uuid,
+    artifact: &'a str,
+    to: Uuid,
+    file: &'a str,
+    hash: Digest,
+}
+
+impl<'a> Graph<'a> {
+    fn of(family: &'a Family) -> Self {
+        let members = std::iter::once(&family.own).chain(&family.ancestors).chain(&family.descendants);
+        Self { members: members.map(|member| (member.record.execution_id, member)).collect() }
+    }
+
+    fn records(&self) -> impl Iterator<Item = &'a ExecutionRecord> {
+        self.members.values().map(|member| &member.record)
+    }
+
+    /// Parent and child, where both are here.
+    fn children(&self) -> impl Iterator<Item = (&'a ExecutionRecord, &'a ExecutionRecord)> {
+        self.records().filter_map(|record| {
+            let parent = record.submitted.parent?.execution_id;
+            Some((&self.members.get(&parent)?.record, record))
         })
-        .collect();
-    let ancestors = ancestors(id, &by_id);
+    }
+
+    fn given(&self) -> impl Iterator<Item = Given<'a>> {
+        let is_here = |from: &Uuid| self.members.contains_key(from);
+        self.records().flat_map(move |record| {
+            record.submitted.files.iter().filter_map(move |file| {
+                let source = file.source.as_ref().filter(|source| is_here(&source.execution_id))?;
+                Some(Given {
+                    from: source.execution_id,
+                    artifact: &source.name,
+                    to: record.execution_id,
+                    file: &file.name,
+                    hash: file.hash,
+                })
+            })
+        })
+    }
+}
+
+fn shown(family: &Family) -> Value {
+    let graph = Graph::of(family);
+    let id = family.own.record.execution_id;
+    let parents = graph.children().map(|(parent, child)| {
+        json!({
+            "kind": "parent",
+            "from": parent.execution_id,
+            "to": child.execution_id,
+            "relationship": child.submitted.parent.map(|parent| parent.relationship),
+        })
+    });
+    let artifacts = graph.given().map(|given| {
+        json!({
+            "kind": "artifact",
+            "from": given.from,
+            "to": given.to,
+            "artifact": given.artifact,
+            "file": given.file,
+            "sha256": given.hash,
+        })
+    });
+    let ids = |members: &[Member]| members.iter().map(|member| member.record.execution_id).collect::<Vec<_>>();
     json!({
         "execution_id": id,
-        "root": ancestors.last().copied().unwrap_or(id),
-        "ancestors": ancestors,
-        "descendants": descendants(id, &by_id),
-        "nodes": by_id.values().map(|record| node(record)).collect::<Vec<_>>(),
-        "edges": edges,
-        "truncated": truncated,
+        "root": root(id, &graph),
+        "ancestors": ids(&family.ancestors),
+        "descendants": ids(&family.descendants),
+        "nodes": graph.members.values().map(|member| node_of(member)).collect::<Vec<_>>(),
+        "edges": parents.chain(artifacts).collect::<Vec<_>>(),
+        "truncated": family.truncated,
     })
 }
 
-/// The nearest first. An id is made after its parent's, so there is no circle to walk in.
-fn ancestors(id: Uuid, by_id: &BTreeMap<Uuid, &ExecutionRecord>) -> Vec<Uuid> {
+/// The oldest by way of parents.
+fn root(id: Uuid, graph: &Graph<'_>) -> Uuid {
     let parent = |id: &Uuid| {
-        by_id.get(id)?.submitted.parent.map(|parent| parent.execution_id).filter(|id| by_id.contains_key(id))
+        let parent = graph.members.get(id)?.record.submitted.parent?.execution_id;
+        graph.members.contains_key(&parent).then_some(parent)
     };
-    std::iter::successors(parent(&id), parent).take(by_id.len()).collect()
+    // A parent is in the log before its child, so there is no circle to walk in.
+    std::iter::successors(Some(id), parent).take(graph.members.len()).last().unwrap_or(id)
 }
 
-/// The oldest first; a child is younger than its parent, so one pass in order finds them all.
-fn descendants(id: Uuid, by_id: &BTreeMap<Uuid, &ExecutionRecord>) -> Vec<Uuid> {
-    let mut family = BTreeSet::from([id]);
-    let mut found = Vec::new();
-    let mut in_order: Vec<_> = by_id.values().collect();
-    in_order.sort_by_key(|record| (record.created_at, record.execution_id));
-    for record in in_order {
-        if record.submitted.parent.is_some_and(|parent| family.contains(&parent.execution_id)) {
-            family.insert(record.execution_id);
-            found.push(record.execution_id);
-        }
+fn node_of(member: &Member) -> Value {
+    let mut node = node(&member.record);
+    if let (Some(fields), true) = (node.as_object_mut(), member.attempts.len() > 1) {
+        fields.insert("attempts".to_owned(), json!(member.attempts));
     }
-    found
+    node
 }
 
 fn node(record: &ExecutionRecord) -> Value {
@@ -101,10 +169,12 @@ fn node(record: &ExecutionRecord) -> Value {
         "job_version": submitted.job_version,
         "parent_execution_id": submitted.parent.map(|parent| parent.execution_id),
         "relationship": submitted.parent.map(|parent| parent.relationship),
+        "attempt": record.attempt,
         "code_hash": submitted.code,
         "input_hash": submitted.input_canonical,
         "params_hash": submitted.params,
         "input_artifacts_hash": submitted.input_artifacts,
+        "files": submitted.files,
         "image_digest": record.sandbox().map(|sandbox| &sandbox.image_digest),
         "stdout_hash": observed.map(|observed| observed.stdout.hash),
         "output_hash": observed.and_then(|observed| observed.output),
@@ -115,4 +185,50 @@ fn node(record: &ExecutionRecord) -> Value {
             Some(DeadLetter::Waiting | DeadLetter::Discarded) | None => None,
         },
     })
+}
+
+/// GET /code/{sha256}/executions?limit=&offset=: every run of a code, newest first.
+pub async fn executions_of_code(
+    caller: Caller<Read>,
+    app: web::Data<App>,
+    mut params: Params,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let (hash, page) = (hash_of(&request)?, Page::of(&mut params));
+    params.done()?;
+    let tenant = caller.tenant.clone();
+    let at = (page.limit, u64::from(page.offset));
+    let found = app.read(move |store| async move { store.executions_of_code(&tenant, hash, at).await }).await?;
+    Ok(HttpResponse::Ok().json(listed(page, &found.records, found.has_more)))
+}
+
+/// GET /artifacts/{sha256}/consumers?limit=&offset=: whoever was given a file with those bytes,
+/// newest first.
+pub async fn consumers(
+    caller: Caller<Read>,
+    app: web::Data<App>,
+    mut params: Params,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let (hash, page) = (hash_of(&request)?, Page::of(&mut params));
+    params.done()?;
+    let tenant = caller.tenant.clone();
+    let at = (page.limit, u64::from(page.offset));
+    let found = app.read(move |store| async move { store.consumers(&tenant, hash, at).await }).await?;
+    Ok(HttpResponse::Ok().json(listed(page, &found.records, found.has_more)))
+}
+
+fn listed(page: Page, records: &[store::Stored], has_more: bool) -> Value {
+    page.answer(records.iter().map(|stored| node(&stored.record)).collect(), has_more)
+}
+
+fn hash_of(request: &HttpRequest) -> Result<Digest, Problem> {
+    let text = request.match_info().get("sha256").unwrap_or_default();
+    text.parse().map_err(|error: crate::domain::NotADigest| Problem::new(Kind::Malformed, error.to_string()))
+}
+
+/// Of the graph, ids that stand for something in an export; the same bytes at two places are two
+/// things there.
+fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> BTreeSet<T> {
+    items.collect()
 }

@@ -122,6 +122,17 @@ impl Params {
         }
     }
 
+    pub fn id(&mut self, name: &'static str) -> Option<Uuid> {
+        let text = self.text(name)?;
+        match execution_id(&text) {
+            Ok(id) => Some(id),
+            Err(problem) => {
+                self.fault(name, format!("is no id: {}", problem.detail()));
+                None
+            }
+        }
+    }
+
     pub fn moment(&mut self, name: &'static str) -> Option<DateTime<Utc>> {
         let text = self.text(name)?;
         // A plus sign that nobody escaped arrives as a space.

@@ -88,6 +88,8 @@ pub fn paths() -> Vec<Path> {
         Path::at("/executions/{id}/proof").get(audit::proof),
         Path::at("/audit/verify").get(audit::verify),
         Path::at("/audit/seals").get(audit::seals),
+        Path::at("/artifacts/{sha256}/consumers").get(lineage::consumers),
+        Path::at("/code/{sha256}/executions").get(lineage::executions_of_code),
         Path::at("/events").get(events::all),
         Path::at("/job-types").get(job_types::list),
         Path::at("/job-types/{name}").get(job_types::get),

@@ -1,7 +1,8 @@
 //! The body of a submission, from JSON to what the intake takes.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,10 +12,11 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::problem::Problem;
-use crate::actors::submission::{DEFAULT_PRIORITY, FieldFault, Submission};
-use crate::domain::JsonObject;
+use crate::actors::submission::{DEFAULT_PRIORITY, FieldFault, Given, Submission};
+use crate::domain::{FileSource, JsonObject};
 
 /// A submission as it is sent. `null` is the same as absent, because clients write their own
 /// absent values so.
@@ -35,9 +37,9 @@ pub struct SubmitBody {
     /// RFC 3339.
     not_before: Option<String>,
     max_attempts: Option<u32>,
-    /// Name → base64.
-    files: Option<Named>,
-    tags: Option<Named>,
+    /// Name → base64, or `{"from": "<execution id>/<artifact>"}`.
+    files: Option<Named<File>>,
+    tags: Option<Named<String>>,
     #[serde(deserialize_with = "raw")]
     callback_url: Option<Box<RawValue>>,
     #[serde(deserialize_with = "raw")]
@@ -49,34 +51,97 @@ fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue
     Ok(Some(Box::<RawValue>::deserialize(deserializer)?).filter(|raw| raw.get() != "null"))
 }
 
-/// Texts by name, in order; a repeated name is refused.
-#[derive(Debug, Default)]
-struct Named(Vec<(String, String)>);
+/// Values by name, in order; a repeated name is refused.
+#[derive(Debug)]
+struct Named<T>(Vec<(String, T)>);
 
-impl<'de> Deserialize<'de> for Named {
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Texts;
-        impl<'de> Visitor<'de> for Texts {
-            type Value = Named;
+        struct Values<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Values<T> {
+            type Value = Named<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of texts by name")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named, A::Error> {
-                let mut texts = BTreeMap::new();
-                let mut names = Vec::new();
-                while let Some((name, text)) = map.next_entry::<String, String>()? {
-                    if texts.insert(name.clone(), text).is_some() {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named<T>, A::Error> {
+                let mut names = BTreeSet::new();
+                let mut values = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, T>()? {
+                    if !names.insert(name.clone()) {
                         return Err(A::Error::custom(format_args!("the name {name:?} is given twice")));
                     }
-                    names.push(name);
+                    values.push((name, value));
                 }
-                let take = |name: String| texts.remove(&name).map(|text| (name, text));
-                Ok(Named(names.into_iter().filter_map(take).collect()))
+                Ok(Named(values))
             }
         }
-        deserializer.deserialize_map(Texts)
+        deserializer.deserialize_map(Values(PhantomData))
+    }
+}
+
+/// A file as it is sent.
+#[derive(Debug)]
+enum File {
+    Base64(String),
+    /// `<execution id>/<artifact>`.
+    From(String),
+}
+
+impl<'de> Deserialize<'de> for File {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = File;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string of base64, or an object like {\"from\": \"<execution id>/result.json\"}")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<File, E> {
+                Ok(File::Base64(text.to_owned()))
+            }
+
+            fn visit_string<E: serde::de::Error>(self, text: String) -> Result<File, E> {
+                Ok(File::Base64(text))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<File, A::Error> {
+                let one_key = || A::Error::custom("an object here has the one key \"from\"");
+                match map.next_entry::<String, String>()? {
+                    Some((key, from)) if key == "from" && map.next_key::<String>()?.is_none() => Ok(File::From(from)),
+                    _ => Err(one_key()),
+                }
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl File {
+    /// What the intake takes, or what is wrong.
+    fn given(self) -> Result<Given, String> {
+        match self {
+            Self::Base64(text) => match STANDARD.decode(text.trim_ascii()) {
+                Ok(bytes) => Ok(Given::Bytes(Bytes::from(bytes))),
+                Err(error) => Err(format!("is not base64: {error}")),
+            },
+            Self::From(text) => {
+                let place = text.split_once('/').filter(|(id, name)| id.len() == 36 && !name.is_empty());
+                let place = place.and_then(|(id, name)| Some((Uuid::try_parse(id).ok()?, name.to_owned())));
+                let (execution_id, name) = place.ok_or_else(|| {
+                    format!("must be from an execution's id, a slash and an artifact's name, not {text:.80?}")
+                })?;
+                Ok(Given::Artifact(FileSource { execution_id, name }))
+            }
+        }
     }
 }
 
@@ -117,10 +182,10 @@ impl SubmitBody {
             }
         });
         let mut files = Vec::new();
-        for (name, text) in self.files.unwrap_or_default().0 {
-            match STANDARD.decode(text.trim_ascii()) {
-                Ok(bytes) => files.push((name, Bytes::from(bytes))),
-                Err(error) => fault(&format!("files[{name:.60?}]"), format!("is not base64: {error}")),
+        for (name, file) in self.files.unwrap_or_default().0 {
+            match file.given() {
+                Ok(given) => files.push((name, given)),
+                Err(message) => fault(&format!("files[{name:.60?}]"), message),
             }
         }
         for (field, value, none) in
@@ -192,7 +257,8 @@ mod tests {
         assert_eq!(sent.timeout, Some(Duration::from_millis(1500)));
         assert_eq!(sent.startup_timeout, Some(Duration::from_secs(20)));
         assert_eq!(sent.not_before.unwrap().to_rfc3339(), "2026-01-31T11:00:00+00:00");
-        assert_eq!(sent.files, [("b.txt".to_owned(), Bytes::from("hi")), ("a.txt".to_owned(), Bytes::new())]);
+        let given = |name: &str, bytes: &'static str| (name.to_owned(), Given::Bytes(Bytes::from(bytes)));
+        assert_eq!(sent.files, [given("b.txt", "hi"), given("a.txt", "")]);
         assert_eq!((sent.priority, sent.max_attempts, sent.tags["t"].as_str()), (3, Some(2), "v"));
     }
 

@@ -1,8 +1,11 @@
 //! `tako-vm history`
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -11,11 +14,20 @@ use super::client::{Server, text};
 use crate::domain::{Envelope, Event, ExecutionRecord};
 use crate::store;
 
-/// Show an execution's events, and what each made of its record
+/// Show an execution's events, what each made of its record, and the record as it was
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     execution_id: Uuid,
-    /// Print the events as the server sent them
+    /// Show the record as it was after that many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    at_version: Option<i32>,
+    /// Show the record as it was at that time (RFC 3339)
+    #[arg(long, value_name = "TIME", conflicts_with = "at_version")]
+    at: Option<DateTime<Utc>>,
+    /// Show after each event what it changed in the record, field by field
+    #[arg(long, conflicts_with_all = ["at_version", "at", "json"])]
+    step: bool,
+    /// Print the events, or the record, as the server sent them
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -24,6 +36,22 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
     let client = args.server.connect(context)?;
+    let moment = match (args.at_version, args.at) {
+        (Some(version), _) => Some(format!("at_version={version}")),
+        (None, Some(at)) => Some(format!("at={}", at.to_rfc3339_opts(SecondsFormat::Micros, true))),
+        (None, None) => None,
+    };
+    if let Some(moment) = moment {
+        let record = client.get(&format!("/executions/{}?view=full&{moment}", args.execution_id))?;
+        if args.json {
+            writeln!(context.out, "{record:#}")?;
+        } else {
+            for (field, value) in flat(&record) {
+                writeln!(context.out, "{field:<28} {value}")?;
+            }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let answer = client.get(&format!("/jobs/{}/events", args.execution_id))?;
     if args.json {
         writeln!(context.out, "{answer:#}")?;
@@ -34,6 +62,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
     let mut record = None;
     for event in events {
         let envelope = envelope(event)?;
+        let before = json(&record);
         record = ExecutionRecord::evolve(record, &envelope)?;
         let status = record.as_ref().map_or("-", |record: &ExecutionRecord| record.status().as_str());
         writeln!(
@@ -45,6 +74,12 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
             status,
             gist(&envelope.event),
         )?;
+        if args.step {
+            print_changes(&flat(&before), &flat(&json(&record)), context.out)?;
+        }
+    }
+    if args.step {
+        return Ok(ExitCode::SUCCESS);
     }
     let Some(record) = record else { return Ok(ExitCode::SUCCESS) };
     let shown = client.get(&format!("/executions/{}", args.execution_id))?;
@@ -63,6 +98,51 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn json(record: &Option<ExecutionRecord>) -> Value {
+    serde_json::to_value(record).unwrap_or_default()
+}
+
+/// Every value of a record by its dotted path; what is null is not there.
+fn flat(record: &Value) -> BTreeMap<String, String> {
+    let mut fields = BTreeMap::new();
+    flatten("", record, &mut fields);
+    fields
+}
+
+fn flatten(at: &str, value: &Value, fields: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Null => {}
+        Value::Object(members) => {
+            for (name, value) in members {
+                let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                flatten(&path, value, fields);
+            }
+        }
+        Value::Array(items) if items.is_empty() => {}
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            fields.insert(at.to_owned(), value.to_string());
+        }
+    }
+}
+
+/// `+` for a field that came, `-` for one that went, `~` for one that changed.
+fn print_changes(
+    before: &BTreeMap<String, String>,
+    after: &BTreeMap<String, String>,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    for name in names {
+        match (before.get(name), after.get(name)) {
+            (None, Some(value)) => writeln!(out, "     + {name} = {value}")?,
+            (Some(value), None) => writeln!(out, "     - {name} was {value}")?,
+            (Some(was), Some(is)) if was != is => writeln!(out, "     ~ {name} = {is}, was {was}")?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// An event as the API shows it, back in the domain's model.

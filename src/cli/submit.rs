@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::Context;
 use super::client::{Server, text};
@@ -27,6 +28,9 @@ pub(super) struct Args {
     /// Further file below /input, under its own name; may be repeated
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Further file below /input that is another execution's artifact; may be repeated
+    #[arg(long = "file-from", value_name = "NAME=EXECUTION/ARTIFACT")]
+    files_from: Vec<String>,
     #[arg(long)]
     job_type: Option<String>,
     /// Time limit of the code, in seconds
@@ -51,7 +55,12 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
     let body = Body {
         code: read_text(&args.code)?,
         input_data: args.input.as_deref().map(read_json).transpose()?,
-        files: args.files.iter().map(|path| encode(path)).collect::<Result<_>>()?,
+        files: args
+            .files
+            .iter()
+            .map(|path| encode(path))
+            .chain(args.files_from.iter().map(|given| take_from(given)))
+            .collect::<Result<_>>()?,
         job_type: args.job_type,
         timeout: args.timeout,
         idempotency_key: args.idempotency_key,
@@ -80,7 +89,7 @@ struct Body {
     #[serde(skip_serializing_if = "Option::is_none")]
     input_data: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    files: BTreeMap<String, String>,
+    files: BTreeMap<String, Value>,
     job_type: Option<String>,
     timeout: Option<f64>,
     idempotency_key: Option<String>,
@@ -100,9 +109,14 @@ fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {} as UTF-8 text", path.display()))
 }
 
-fn encode(path: &Path) -> Result<(String, String)> {
+fn encode(path: &Path) -> Result<(String, Value)> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.with_context(|| format!("{} has no name that is UTF-8", path.display()))?;
-    Ok((name.to_owned(), base64::engine::general_purpose::STANDARD.encode(bytes)))
+    Ok((name.to_owned(), base64::engine::general_purpose::STANDARD.encode(bytes).into()))
+}
+
+fn take_from(given: &str) -> Result<(String, Value)> {
+    let (name, from) = given.split_once('=').with_context(|| format!("{given:?} is not NAME=EXECUTION/ARTIFACT"))?;
+    Ok((name.to_owned(), json!({ "from": from })))
 }

@@ -5,6 +5,7 @@
 //! that fold's result, so what a client reads and what a replay of the log gives are the same
 //! code.
 
+mod attempts;
 mod catalog;
 mod command;
 mod comparison;
@@ -20,11 +21,12 @@ pub mod outcome;
 mod retry;
 mod scrub;
 
+pub use attempts::Attempt;
 pub use catalog::{Edition, Explained, Field};
 pub use command::{Command, Retry};
 pub use comparison::{Comparison, JsonDifference, first_difference};
 pub use decide::{Rejection, decide};
-pub use digest::{Digest, canonical_json, canonical_json_digest};
+pub use digest::{Digest, NotADigest, canonical_json, canonical_json_digest};
 pub use error_type::ErrorType;
 pub use event::{
     BuildFailed, BuildRequested, BuildStarted, BuildSucceeded, CancelRequested, DeadLetterDiscarded,

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use sqlx::postgres::PgRow;
-use sqlx::{Row, types::Json};
+use sqlx::{Postgres, QueryBuilder, Row, types::Json};
 use uuid::Uuid;
 
 use super::append::StreamKind;
@@ -34,6 +34,16 @@ pub struct StoredEvent {
     /// `None` for the first event of a stream.
     pub prev_hash: Option<Digest>,
     pub hash: Digest,
+}
+
+/// Which events of the log to read; what is empty or `None` does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct LogFilter {
+    pub kinds: Vec<EventKind>,
+    pub stream: Option<Uuid>,
+    /// Recorded at this moment or later, and before that one.
+    pub since: Option<DateTime<Utc>>,
+    pub until: Option<DateTime<Utc>>,
 }
 
 impl StoredEvent {
@@ -110,6 +120,38 @@ impl Store {
         .fetch_all(self.pool())
         .await
         .map_err(Error::during("read log"))
+    }
+
+    /// Up to `limit` events after one position and up to another that a filter lets through, in
+    /// the order of the log. Positions appear in their order, so what was not there up to the
+    /// [`Store::last_position`] of a moment never will be.
+    ///
+    /// # Errors
+    /// As [`Store::stream_events`].
+    pub async fn log_page(
+        &self,
+        after: i64,
+        up_to: i64,
+        filter: &LogFilter,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, Error> {
+        let mut query = QueryBuilder::<Postgres>::new("SELECT * FROM events WHERE position > ");
+        query.push_bind(after).push(" AND position <= ").push_bind(up_to);
+        if !filter.kinds.is_empty() {
+            let names: Vec<_> = filter.kinds.iter().map(|kind| kind.as_str()).collect();
+            query.push(" AND event_type = ANY (").push_bind(names).push(")");
+        }
+        if let Some(stream) = filter.stream {
+            query.push(" AND stream_id = ").push_bind(stream);
+        }
+        if let Some(since) = filter.since {
+            query.push(" AND recorded_at >= ").push_bind(since);
+        }
+        if let Some(until) = filter.until {
+            query.push(" AND recorded_at < ").push_bind(until);
+        }
+        query.push(" ORDER BY position LIMIT ").push_bind(i64::from(limit));
+        query.build_query_as().fetch_all(self.pool()).await.map_err(Error::during("read log"))
     }
 
     /// The position of the newest event; 0 for an empty log.

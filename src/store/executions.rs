@@ -36,9 +36,6 @@ pub struct Page {
     pub has_more: bool,
 }
 
-/// Lineage is followed this far, so that a loop of a forged row ends.
-const MAX_LINEAGE: i64 = 1000;
-
 impl Store {
     /// An execution's record.
     ///
@@ -90,48 +87,6 @@ impl Store {
         let count: i64 =
             query.build_query_scalar().fetch_one(self.pool()).await.map_err(Error::during("count executions"))?;
         Ok(count.unsigned_abs())
-    }
-
-    /// What an execution came from: its parent first, then the parent's parent.
-    ///
-    /// # Errors
-    /// As [`Store::record`].
-    pub async fn ancestors(&self, execution_id: Uuid) -> Result<Vec<Stored>, Error> {
-        let events: Vec<_> = sqlx::query_as(
-            "WITH RECURSIVE up AS ( \
-                 SELECT parent_execution_id AS id, 1 AS depth FROM executions WHERE execution_id = $1 \
-                 UNION ALL \
-                 SELECT x.parent_execution_id, up.depth + 1 FROM up JOIN executions x ON x.execution_id = up.id \
-                  WHERE up.depth < $2) \
-             SELECT e.* FROM up JOIN events e ON e.stream_id = up.id ORDER BY up.depth, e.version",
-        )
-        .bind(execution_id)
-        .bind(MAX_LINEAGE)
-        .fetch_all(self.pool())
-        .await
-        .map_err(Error::during("read ancestors"))?;
-        fold(&events)
-    }
-
-    /// What came from an execution, directly or through others: oldest first, at most 1000.
-    ///
-    /// # Errors
-    /// As [`Store::record`].
-    pub async fn descendants(&self, execution_id: Uuid) -> Result<Vec<Stored>, Error> {
-        let events: Vec<_> = sqlx::query_as(
-            "WITH RECURSIVE down AS ( \
-                 SELECT execution_id AS id FROM executions WHERE parent_execution_id = $1 \
-                 UNION \
-                 SELECT x.execution_id FROM down JOIN executions x ON x.parent_execution_id = down.id) \
-             SELECT e.* FROM (SELECT id FROM down LIMIT $2) d JOIN events e ON e.stream_id = d.id \
-              ORDER BY e.stream_id, e.version",
-        )
-        .bind(execution_id)
-        .bind(MAX_LINEAGE)
-        .fetch_all(self.pool())
-        .await
-        .map_err(Error::during("read descendants"))?;
-        fold(&events)
     }
 
     /// Those of the executions that have ended; one question for all that are waited for.

@@ -5,6 +5,8 @@ mod audit;
 mod bad_input;
 mod contract;
 mod follow;
+mod history;
 mod idempotency;
+mod lineage;
 mod replay;
 mod site;

@@ -46,7 +46,20 @@ const PARTS: &[(&str, &str, &[&str])] = &[
     (
         "api",
         "store",
-        &["Store", "Error", "StoredEvent", "Filter", "Stored", "DeadLetterFilter", "DeadLetterRow", "audit"],
+        &[
+            "Store",
+            "Error",
+            "StoredEvent",
+            "Filter",
+            "Stored",
+            "Family",
+            "Member",
+            "Reach",
+            "LogFilter",
+            "DeadLetterFilter",
+            "DeadLetterRow",
+            "audit",
+        ],
     ),
 ];
 

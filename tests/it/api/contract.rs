@@ -196,8 +196,14 @@ fn a_rerun_and_a_fork_are_new_jobs_with_a_parent_and_a_place_in_the_lineage() {
         assert_eq!(lineage["descendants"], json!([fork]));
         assert_eq!(lineage["nodes"].as_array().unwrap().len(), 3);
         let edges = lineage["edges"].as_array().unwrap();
-        assert!(edges.contains(&json!({"from": id, "to": rerun, "relationship": "rerun"})), "{lineage}");
-        assert!(edges.contains(&json!({"from": rerun, "to": fork, "relationship": "fork"})), "{lineage}");
+        assert!(
+            edges.contains(&json!({"kind": "parent", "from": id, "to": rerun, "relationship": "rerun"})),
+            "{lineage}"
+        );
+        assert!(
+            edges.contains(&json!({"kind": "parent", "from": rerun, "to": fork, "relationship": "fork"})),
+            "{lineage}"
+        );
 
         assert!(site.post(&format!("/jobs/{id}/fork"), &json!({})).await.refused(422).contains("code must be given"));
         site.post(&format!("/jobs/{id}/fork"), &json!({"code": " "})).await.refused(422);

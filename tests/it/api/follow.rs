@@ -10,20 +10,20 @@ use tako_vm::clock::{Clock as _, SystemClock};
 use super::site::{Site, run, run_to_the_stop, send};
 
 #[derive(Debug, Clone, PartialEq)]
-struct Event {
-    id: String,
-    event: String,
-    data: Value,
+pub(super) struct Event {
+    pub id: String,
+    pub event: String,
+    pub data: Value,
 }
 
 /// A stream that is being read.
-struct Reader {
+pub(super) struct Reader {
     response: futures::stream::BoxStream<'static, Vec<u8>>,
     text: String,
 }
 
 impl Reader {
-    fn of(response: Response) -> Self {
+    pub(super) fn of(response: Response) -> Self {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let response = response.bytes_stream().map(|chunk| chunk.unwrap().to_vec()).boxed();
@@ -31,7 +31,7 @@ impl Reader {
     }
 
     /// The next event; `None` when the server has ended the stream.
-    async fn next(&mut self) -> Option<Event> {
+    pub(super) async fn next(&mut self) -> Option<Event> {
         tokio::time::timeout(Duration::from_secs(20), self.read()).await.expect("the stream goes on")
     }
 

@@ -3,7 +3,7 @@
 use tako_vm::domain::{
     Command, Digest, Envelope, ExecutionRecord, JobLimits, JobSubmitted, Parent, Relationship, Status, decide,
 };
-use tako_vm::store::{Filter, Stored, new_events};
+use tako_vm::store::{Filter, Member, Reach, Stored, new_events};
 use uuid::Uuid;
 
 use super::*;
@@ -141,9 +141,18 @@ async fn lineage_is_followed_both_ways() {
     let child = submit_job(&db, job("a", "default", Some(root))).await.record.execution_id;
     let second = submit_job(&db, job("a", "default", Some(root))).await.record.execution_id;
     let grandchild = submit_job(&db, job("a", "default", Some(child))).await.record.execution_id;
-    assert_eq!(ids(&db.store.ancestors(grandchild).await.unwrap()), [child, root]);
-    assert_eq!(ids(&db.store.descendants(root).await.unwrap()), [child, second, grandchild]);
-    assert!(db.store.ancestors(root).await.unwrap().is_empty());
+    let family = async |id| {
+        let family = db.store.family("a", id, Reach { depth: 10, most: 10 }).await.unwrap().unwrap();
+        let ids = |members: Vec<Member>| members.iter().map(|member| member.record.execution_id).collect::<Vec<_>>();
+        (ids(family.ancestors), ids(family.descendants))
+    };
+    assert_eq!(family(grandchild).await, (vec![child, root], vec![]));
+    assert_eq!(family(root).await, (vec![], vec![child, second, grandchild]));
+    assert!(db.store.family("b", root, Reach { depth: 10, most: 10 }).await.unwrap().is_none());
+    for (depth, most, count, truncated) in [(10, 4, 3, false), (10, 3, 2, true), (1, 10, 2, true), (2, 10, 3, false)] {
+        let family = db.store.family("a", root, Reach { depth, most }).await.unwrap().unwrap();
+        assert_eq!((family.descendants.len(), family.truncated), (count, truncated), "{depth} {most}");
+    }
     let children = Filter { parent_execution_id: Some(root), ..Filter::default() };
     assert_eq!(ids(&db.store.list(&children, 10, 0).await.unwrap().records), [second, child]);
 }
