@@ -15,7 +15,6 @@ pub mod seccomp;
 pub mod sys;
 pub mod wire;
 
-mod network;
 mod root;
 mod sandbox;
 
@@ -23,7 +22,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use network::Network;
 use sandbox::{Mould, Prepared};
 use sys::{Child, Context, StepError};
 use wire::{Answer, Identity, Request, Setup, Spawn};
@@ -42,7 +40,6 @@ pub fn main() -> u8 {
 struct Launcher {
     host: OwnedFd,
     mould: Option<Mould>,
-    network: Option<Network>,
     child: Option<Child>,
     /// The next sandbox, made while nobody waited for it.
     spare: Option<Prepared>,
@@ -66,7 +63,7 @@ impl Launcher {
             libc::umask(0o022);
         }
         sys::name_process(c"tako-launcher");
-        Ok(Self { host, mould: None, network: None, child: None, spare: None, again: None })
+        Ok(Self { host, mould: None, child: None, spare: None, again: None })
     }
 
     /// Answers requests until the host's end closes, then ends what still runs.
@@ -117,8 +114,8 @@ impl Launcher {
                 }
                 return Ok(());
             }
-            (Request::Setup(setup), None, _) => set_up(setup).map(|(mould, network)| {
-                (self.mould, self.network) = (Some(mould), Some(network));
+            (Request::Setup(setup), None, _) => set_up(setup).map(|mould| {
+                self.mould = Some(mould);
                 None
             }),
             (Request::Spawn(spawn), Some(mould), None) if !fds.is_empty() => {
@@ -151,7 +148,7 @@ impl Launcher {
         self.say(&Answer::Exited { status })?;
         // While nobody waits: the next sandbox's network and, as most are like the one before,
         // the sandbox itself. Why it fails is told when it is asked for.
-        self.network = self.network.take().map(Network::renewed).transpose().map_err(io::Error::other)?;
+        renew_network().map_err(io::Error::other)?;
         if let (Some(mould), Some(spawn)) = (&self.mould, self.again) {
             self.spare = Prepared::new(mould, spawn, None).ok();
         }
@@ -185,15 +182,15 @@ fn start(
     Ok((prepared.start(frames)?, inherits_cgroup))
 }
 
-fn set_up(setup: Setup) -> Result<(Mould, Network), StepError> {
+fn set_up(setup: Setup) -> Result<Mould, StepError> {
     let proc = OwnedFd::from(File::open("/proc").step(|| "open /proc".to_owned())?);
     if let Identity::Single { uid, gid } = setup.identity {
         enter_user_namespace(uid, gid)?;
     }
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, "set no_new_privs")?;
     root::build(&setup.root)?;
-    let network = Network::new()?;
-    Ok((Mould { identity: setup.identity, proc, filter: seccomp::program() }, network))
+    renew_network()?;
+    Ok(Mould { identity: setup.identity, proc, filter: seccomp::program() })
 }
 
 /// Makes an ordinary user root of a namespace of its own, in which it may mount and clone.
@@ -209,6 +206,12 @@ fn enter_user_namespace(uid: u32, gid: u32) -> Result<(), StepError> {
             .step(|| format!("write {name}"))?;
     }
     Ok(())
+}
+
+/// A network namespace that no sandbox has used: a loopback interface and nothing else.
+fn renew_network() -> Result<(), StepError> {
+    sys::unshare(libc::CLONE_NEWNET, "network")?;
+    sys::raise_loopback()
 }
 
 /// What runs as PID 1 of a sandbox.

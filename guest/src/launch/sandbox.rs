@@ -11,7 +11,7 @@ use super::seccomp;
 use super::sys::{self, Child, Context, StepError};
 use super::wire::{Identity, Spawn};
 
-/// New for every sandbox. The network namespace comes from the launcher, which keeps it unused
+/// New for every sandbox. The network namespace comes from the launcher, which made it ahead
 /// and owns it, so that not even the sandbox's root may configure it.
 const NAMESPACES: libc::c_int =
     libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
