@@ -227,12 +227,11 @@ mod tests {
 
     fn first(copied: &Copied) -> Result<RawEvent<'_>, Unreadable> {
         let mut found = None;
-        copied
-            .read(|event| {
-                found = Some(event);
-                Ok(())
-            })
-            .unwrap();
+        let read = copied.read(|event| {
+            found = Some(event);
+            Ok(())
+        });
+        read.unwrap();
         found.unwrap()
     }
 
