@@ -1,7 +1,6 @@
 //! What differs between a replay and its original, for people: made from the blobs each time it
 //! is asked for, because the log keeps hashes alone.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -131,10 +130,10 @@ impl Sides<'_> {
     }
 }
 
-fn insert_diff(shown: &mut Map<String, Value>, original: &Cow<'_, str>, replay: &Cow<'_, str>) {
+fn insert_diff(shown: &mut Map<String, Value>, original: &str, replay: &str) {
     let diff = TextDiff::configure()
         .timeout(PATIENCE)
-        .diff_lines(original.as_ref(), replay.as_ref())
+        .diff_lines(original, replay)
         .unified_diff()
         .header("original", "replay")
         .to_string();

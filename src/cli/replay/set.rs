@@ -190,7 +190,7 @@ struct Progress {
 impl Progress {
     fn step(&mut self, summary: &Summary) {
         self.done += 1;
-        if !self.is_terminal && self.done % 100 != 0 && self.done != self.total {
+        if !self.is_terminal && !self.done.is_multiple_of(100) && self.done != self.total {
             return;
         }
         let (begin, end) = if self.is_terminal { ("\r", "") } else { ("", "\n") };
