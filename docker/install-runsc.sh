@@ -36,8 +36,9 @@ esac
 if ! has runsc; then
     has apt-get || fail "this host has no apt; install runsc by hand (gvisor.dev says how), then run this again"
     say "installing the package runsc"
+    apt-get update -qq
     apt-get install -y -qq --no-install-recommends runsc >/dev/null ||
-        fail "the package could not be installed; run apt-get update, then this again. Ubuntu has none: gvisor.dev says how"
+        fail "the package could not be installed. Ubuntu has none: gvisor.dev says how"
 fi
 runsc=$(command -v runsc)
 
