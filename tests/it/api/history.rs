@@ -91,7 +91,9 @@ async fn follow(http: reqwest::Client, url: String, breath: usize, mut end: watc
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_reader_misses_or_repeats_an_event_while_many_write() {
-    let world = World::start_with(|config| config.max_workers = 8, crate::world::scripted()).await;
+    let mut world = World::start_with(|config| config.max_workers = 8, crate::world::scripted()).await;
+    // Some of the writers are raw transactions, whose events have no hashes to speak of.
+    world.is_checked = false;
     let (ended, end) = watch::channel(-1);
     let (http, url) = (world.http.clone(), world.url.clone());
     let pages = tokio::spawn({
