@@ -141,7 +141,7 @@ fn job(code: &'static str, told: &Told) -> Job {
         code: Bytes::from_static(code.as_bytes()),
         input: Bytes::from(serde_json::to_vec(told).expect("the input is JSON")),
         files: vec![("attempt.py".to_owned(), Bytes::from_static(include_bytes!("cases/attempt.py")))],
-        execution_timeout: Duration::from_secs(20),
+        execution_timeout: Duration::from_secs(60),
         stdout_limit_bytes: 64 << 10,
         stderr_limit_bytes: 64 << 10,
         artifacts: ArtifactLimits { max_count: 20, max_file_bytes: MIB, max_total_bytes: 4 * MIB },
