@@ -36,7 +36,7 @@ pub fn cases() -> Vec<Case> {
             .but_at(
                 Place::Runsc,
                 Verdict::Failed(ErrorType::Killed),
-                |seen| assert!(matches!(seen.report().end, End::Signaled { .. })),
+                |seen| assert!(matches!(seen.report().end, End::Signaled { signal: libc::SIGKILL | 64 })),
                 "gVisor makes the children the job's own instead of PID 1's, so the signal that one's end sends strikes \
                  the job: SIGKILL or another, whichever child ends first.",
             ),
