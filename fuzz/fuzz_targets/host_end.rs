@@ -37,6 +37,7 @@ fuzz_target!(|data: &[u8]| {
             environment: Default::default(),
             uid: 1000,
             gid: 1000,
+            devices: Vec::new(),
             startup_timeout_ms: 1000,
             rlimits: Rlimits { open_files: 1, file_bytes: 1, processes: 1 },
         };
@@ -49,6 +50,8 @@ fuzz_target!(|data: &[u8]| {
             code: Bytes::from_static(b"print(1)"),
             input: Bytes::from_static(b"{}"),
             files: Vec::new(),
+            secrets: Vec::new(),
+            egress: None,
             execution_timeout: Duration::from_secs(1),
             stdout_limit_bytes: LIMIT,
             stderr_limit_bytes: LIMIT,

@@ -26,6 +26,12 @@ pub enum Kind {
     Run = 4,
     /// Host: JSON [`crate::protocol::Cancel`]. Ends the code.
     Cancel = 5,
+    /// Host: a channel's number, and a piece for the code.
+    ToCode = 6,
+    /// Host: a channel's number. No more comes for the code.
+    ToCodeEnd = 7,
+    /// Host: a channel's number, and how many more bytes of it the host takes.
+    HostTook = 8,
 
     /// Guest: JSON [`crate::protocol::Ready`]. The interpreter waits for a job.
     Ready = 64,
@@ -43,6 +49,16 @@ pub enum Kind {
     Exited = 70,
     /// Guest: JSON [`crate::protocol::Fault`]. The guest cannot go on; the last frame.
     Fault = 71,
+    /// Guest: a channel's number. The code made a connection to the proxy's port.
+    ChannelOpen = 72,
+    /// Guest: a channel's number, and a piece from the code.
+    FromCode = 73,
+    /// Guest: a channel's number. No more comes from the code.
+    FromCodeEnd = 74,
+    /// Guest: a channel's number, and how many more bytes of it the code takes.
+    CodeTook = 75,
+    /// Guest: a channel's number. It is over both ways, and nothing more is taken or sent.
+    ChannelClosed = 76,
 }
 
 impl Kind {
@@ -53,6 +69,9 @@ impl Kind {
             3 => Self::FileData,
             4 => Self::Run,
             5 => Self::Cancel,
+            6 => Self::ToCode,
+            7 => Self::ToCodeEnd,
+            8 => Self::HostTook,
             64 => Self::Ready,
             65 => Self::Started,
             66 => Self::Stdout,
@@ -61,6 +80,11 @@ impl Kind {
             69 => Self::ArtifactData,
             70 => Self::Exited,
             71 => Self::Fault,
+            72 => Self::ChannelOpen,
+            73 => Self::FromCode,
+            74 => Self::FromCodeEnd,
+            75 => Self::CodeTook,
+            76 => Self::ChannelClosed,
             _ => return None,
         })
     }
@@ -207,7 +231,15 @@ mod tests {
         }
     }
 
-    const KINDS: [Kind; 13] = [
+    const KINDS: [Kind; 21] = [
+        Kind::ToCode,
+        Kind::ToCodeEnd,
+        Kind::HostTook,
+        Kind::ChannelOpen,
+        Kind::FromCode,
+        Kind::FromCodeEnd,
+        Kind::CodeTook,
+        Kind::ChannelClosed,
         Kind::Boot,
         Kind::File,
         Kind::FileData,

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version. Guest and host must have the same one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest path of an artifact, collected or refused.
 pub const MAX_PATH_BYTES: usize = 255;
@@ -28,6 +28,13 @@ pub const MAX_REFUSED_ARTIFACTS: usize = 100;
 pub const MAX_NAME_BYTES: usize = 1024;
 /// Base classes of an exception that a report names.
 pub const MAX_BASES: usize = 64;
+/// Names and values of [`Run::environment`] together, with two bytes for each pair: what a pipe takes
+/// at once, whoever reads.
+pub const MAX_ENVIRONMENT_BYTES: usize = 32 << 10;
+/// Connections of the code that are carried at the same time; further ones wait.
+pub const MAX_CHANNELS: usize = 32;
+/// Bytes of one channel and direction that may be on their way: sent, and not yet taken.
+pub const CHANNEL_WINDOW_BYTES: usize = 64 << 10;
 /// The longest message of an exception or a fault.
 pub const MAX_MESSAGE_BYTES: usize = 4096;
 
@@ -46,6 +53,8 @@ pub struct Boot {
     /// Numeric user and group of the user's code.
     pub uid: u32,
     pub gid: u32,
+    /// Device nodes that the code may open: it becomes a member of their groups.
+    pub devices: Vec<String>,
     /// From `Boot` to `Ready`, milliseconds.
     pub startup_timeout_ms: u64,
     /// Limits the guest sets on the user's processes by `setrlimit`.
@@ -79,7 +88,7 @@ pub struct Ready {
 /// A file that follows in data frames: exactly `bytes` bytes, none for an empty file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileHeader {
-    /// To the guest: absolute, below `/code` or `/input`. From the guest: relative to `/output`.
+    /// To the guest: absolute, below `/code`, `/input` or `/secrets`. From the guest: relative to `/output`.
     pub path: String,
     pub bytes: u64,
 }
@@ -93,6 +102,12 @@ pub struct Run {
     pub stdout_limit_bytes: u64,
     pub stderr_limit_bytes: u64,
     pub artifacts: ArtifactLimits,
+    /// Put into the environment of the waiting interpreter just before the code starts; at most
+    /// [`MAX_ENVIRONMENT_BYTES`].
+    pub environment: BTreeMap<String, String>,
+    /// A port of 127.0.0.1 on which the guest listens for the code from before it starts, and whose
+    /// connections it carries as channels; none without it.
+    pub egress_port: Option<u16>,
 }
 
 /// What is collected of `/output`. A file beyond a limit is refused, never cut.
@@ -180,6 +195,8 @@ pub enum Refusal {
     TotalTooLarge,
     /// It changed or vanished while it was read, or could not be read.
     Unreadable,
+    /// It holds a secret that the job was given; said by the host alone.
+    HoldsASecret,
 }
 
 /// The guest cannot go on.

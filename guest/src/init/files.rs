@@ -1,4 +1,4 @@
-//! The job's files: written below `/code` and `/input` as the host sends them.
+//! The job's files: written below `/code`, `/input` and `/secrets` as the host sends them.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -52,9 +52,9 @@ impl IncomingFile {
     }
 }
 
-/// Whether a path leads below `/code` or `/input` by plain names alone.
+/// Whether a path leads below one of the three folders by plain names alone.
 fn is_allowed(path: &str) -> bool {
-    let Some(below) = path.strip_prefix("/code/").or_else(|| path.strip_prefix("/input/")) else {
+    let Some(below) = ["/code/", "/input/", "/secrets/"].iter().find_map(|folder| path.strip_prefix(folder)) else {
         return false;
     };
     path.len() <= 1024
@@ -66,8 +66,8 @@ mod tests {
     use super::is_allowed;
 
     #[test]
-    fn files_land_below_code_and_input_only() {
-        for path in ["/code/main.py", "/input/data.json", "/input/a/b c/ü.csv", "/input/..."] {
+    fn files_land_below_the_three_folders_only() {
+        for path in ["/code/main.py", "/input/data.json", "/input/a/b c/ü.csv", "/input/...", "/secrets/KEY"] {
             assert!(is_allowed(path), "{path}");
         }
         for path in [
@@ -78,6 +78,7 @@ mod tests {
             "code/main.py",
             "/codes/x",
             "/code/../etc/passwd",
+            "/secrets/../etc/passwd",
             "/input/./x",
             "/input//x",
             "/input/x/",

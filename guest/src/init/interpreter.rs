@@ -1,5 +1,6 @@
 //! The interpreter: one child that starts before the job arrives and then becomes it.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -7,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::{privileges, signals, sys};
-use crate::protocol::Boot;
+use crate::protocol::{Boot, MAX_ENVIRONMENT_BYTES};
 use crate::site;
 
 const MAIN: &CStr = c"/code/main.py";
@@ -35,7 +36,8 @@ pub struct Interpreter {
     pub stderr: OwnedFd,
     /// Carries `ready <version>` and a newline, then `!` when the go was taken.
     pub ready: OwnedFd,
-    /// Took the modules to import first, a line of names; takes the one byte that starts the code.
+    /// Took the modules to import first, a line of names; takes further variables, and the one byte that
+    /// starts the code.
     pub go: OwnedFd,
     /// Carries the uncaught exception, if one is.
     pub exception: OwnedFd,
@@ -87,6 +89,31 @@ impl Interpreter {
             become_interpreter(boot, is_init, inherited, &program, &arguments, &environment);
         }
         Ok(Self { pid, stdout, stderr, ready, go, exception })
+    }
+
+    /// Adds variables and starts the code, once the interpreter waits for it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for variables that a pipe might not take at once; otherwise what the pipe
+    /// answers, which nobody may read any more.
+    pub fn go(&self, environment: &BTreeMap<String, String>) -> io::Result<()> {
+        let mut message = Vec::new();
+        for (name, value) in environment {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            message.extend_from_slice(format!("{name}={value}\0").as_bytes());
+        }
+        if message.len() > MAX_ENVIRONMENT_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the environment is too large"));
+        }
+        if !message.is_empty() {
+            // An empty variable ends the list.
+            message.insert(0, b'e');
+            message.push(0);
+        }
+        message.push(b'g');
+        sys::write(self.go.as_fd(), &message).map(drop)
     }
 
     /// CPU time the process has used, in milliseconds; 0 where the kernel does not tell.
@@ -176,7 +203,7 @@ fn prepare_and_execute(
         }
         std::env::set_current_dir("/output")?;
         privileges::limit(&boot.rlimits)?;
-        privileges::drop_all(boot.uid, boot.gid)?;
+        privileges::drop_all(boot.uid, boot.gid, &boot.devices)?;
         if !is_init {
             // SAFETY: as above. As PID 1 the guest's end is everybody's end already.
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };

@@ -1,18 +1,20 @@
 //! What a child gives up before it becomes the user's interpreter.
 
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use super::sys::check;
 use crate::protocol::Rlimits;
 
 /// Drops every privilege for good: capabilities (of the bounding set too, where allowed),
-/// groups, user, and the right to gain any by executing a file.
+/// groups but those of the devices, user, and the right to gain any by executing a file.
 ///
 /// Without root the user stays who it is. Runs in the forked child.
 ///
 /// # Errors
 /// When root cannot become the user, who must then not start.
-pub fn drop_all(uid: libc::uid_t, gid: libc::gid_t) -> io::Result<()> {
+pub fn drop_all(uid: libc::uid_t, gid: libc::gid_t, devices: &[String]) -> io::Result<()> {
+    let groups = groups_of(devices)?;
     // SAFETY: system calls on this process alone, with plain values.
     unsafe {
         for capability in 0..64 {
@@ -22,7 +24,8 @@ pub fn drop_all(uid: libc::uid_t, gid: libc::gid_t) -> io::Result<()> {
         }
         libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
         if libc::geteuid() == 0 && uid != 0 {
-            if libc::setgroups(0, std::ptr::null()) != 0 && libc::getgroups(0, std::ptr::null_mut()) != 0 {
+            let has_none = || groups.is_empty() && libc::getgroups(0, std::ptr::null_mut()) == 0;
+            if libc::setgroups(groups.len(), groups.as_ptr()) != 0 && !has_none() {
                 return Err(io::Error::last_os_error());
             }
             check(libc::setresgid(gid, gid, gid))?;
@@ -31,6 +34,21 @@ pub fn drop_all(uid: libc::uid_t, gid: libc::gid_t) -> io::Result<()> {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
     }
     clear_capabilities()
+}
+
+/// The groups of device nodes. A group of root's own is no device's and is not given.
+fn groups_of(devices: &[String]) -> io::Result<Vec<libc::gid_t>> {
+    let mut groups = Vec::new();
+    for device in devices {
+        let node = std::fs::metadata(device)?;
+        if !node.file_type().is_char_device() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a device node"));
+        }
+        if node.gid() != 0 && !groups.contains(&node.gid()) {
+            groups.push(node.gid());
+        }
+    }
+    Ok(groups)
 }
 
 /// `struct __user_cap_header_struct` and two of `struct __user_cap_data_struct`, which the

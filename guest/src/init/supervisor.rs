@@ -1,15 +1,15 @@
 //! One session, phase by phase; each waits in [`Supervisor::turn`] and nowhere else.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
-
-use serde::de::DeserializeOwned;
 
 use super::capture::Capture;
 use super::cgroup::MemoryCgroup;
 use super::channel::{FrameReader, FrameWriter};
+use super::egress::Egress;
 use super::facts::{children_usage, parse_exception};
+use super::faults::{fault, file_fault, millis, parse, pollfd, protocol_fault, unexpected};
 use super::files::IncomingFile;
 use super::interpreter::Interpreter;
 use super::processes::{self, Ended, Reaped};
@@ -17,10 +17,7 @@ use super::signals::Signals;
 use super::stream::{PIECE_BYTES, Sink, Stream};
 use super::{collect, privileges, sys};
 use crate::frame::{FrameError, Kind};
-use crate::protocol::{
-    Boot, End, Fault, FaultKind, FileHeader, MAX_MESSAGE_BYTES, Phase, Ready, RefusedArtifact, Report, Run, VERSION,
-    prefix,
-};
+use crate::protocol::{Boot, End, Fault, FaultKind, FileHeader, Phase, Ready, RefusedArtifact, Report, Run, VERSION};
 
 /// Output is read no further while the host has this much to take, and the code waits.
 const PENDING_HIGH_BYTES: usize = 1 << 20;
@@ -56,6 +53,8 @@ struct Supervisor {
     signals: Signals,
     is_init: bool,
     cgroup: Option<MemoryCgroup>,
+    /// The code's way out, while it runs.
+    egress: Option<Egress>,
     /// Somebody outside asked the guest to end.
     terminated: bool,
     /// Children have ended that were not looked at yet.
@@ -94,6 +93,7 @@ impl Supervisor {
             signals,
             is_init,
             cgroup: MemoryCgroup::find(),
+            egress: None,
             terminated: false,
             ended_children: false,
         })
@@ -219,7 +219,11 @@ impl Supervisor {
         job.drain(&mut self.output);
         // Children of a program that executed the guest count as the guest's own.
         let cpu_before_ms = job.interpreter.cpu_ms() + children_usage().cpu_ms;
-        self.hand_over(job)?;
+        if let Some(port) = run.egress_port {
+            let listening = Egress::listen(port);
+            self.egress = Some(listening.map_err(|error| fault(Phase::Startup, FaultKind::System, error))?);
+        }
+        self.hand_over(job, run)?;
         job.stdout.sink = Sink::Forward(Kind::Stdout, Capture::new(run.stdout_limit_bytes));
         job.stderr.sink = Sink::Forward(Kind::Stderr, Capture::new(run.stderr_limit_bytes));
         self.send(Kind::Started, &[]);
@@ -235,10 +239,14 @@ impl Supervisor {
                 return Ok((clock, false));
             }
             let mut cancelled = self.host_is_gone();
-            while let Some((kind, _)) = self.next_frame(PHASE)? {
-                match kind {
-                    Kind::Cancel => cancelled = true,
-                    kind => return Err(unexpected(PHASE, kind)),
+            while let Some((kind, payload)) = self.next_frame(PHASE)? {
+                match (kind, &mut self.egress) {
+                    (Kind::Cancel, _) => cancelled = true,
+                    (Kind::ToCode | Kind::ToCodeEnd | Kind::HostTook, Some(egress)) => {
+                        let taken = egress.take(kind, &payload, &mut self.output);
+                        taken.map_err(|_| protocol_fault(PHASE, "a channel's frame is not one"))?;
+                    }
+                    (kind, _) => return Err(unexpected(PHASE, kind)),
                 }
             }
             if cancelled {
@@ -250,11 +258,16 @@ impl Supervisor {
 
     /// Tells the interpreter to go and waits for its word that it did, without which an
     /// interpreter that died just before would look like code that died at once.
-    fn hand_over(&mut self, job: &mut Job) -> Result<(), Fault> {
+    fn hand_over(&mut self, job: &mut Job, run: &Run) -> Result<(), Fault> {
         const PHASE: Phase = Phase::Startup;
         let give_up = Instant::now() + HAND_OVER_LIMIT;
-        // A pipe that nobody reads any more says so below.
-        let _ = sys::write(job.interpreter.go.as_fd(), b"g");
+        match job.interpreter.go(&run.environment) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                return Err(fault(PHASE, FaultKind::Protocol, error));
+            }
+            // A pipe that nobody reads any more says so below.
+            _ => {}
+        }
         let mut buffer = [0; 16];
         while job.ready.open {
             let timeout = give_up.saturating_duration_since(Instant::now());
@@ -277,6 +290,7 @@ impl Supervisor {
     fn finish(&mut self, mut job: Job, ran: Option<(Run, Clock)>, cancelled: bool) -> Result<(), Fault> {
         let ended = processes::end_all(self.is_init, &self.signals)
             .map_err(|error| fault(Phase::Execution, FaultKind::System, error))?;
+        self.egress = None;
         job.note(&ended);
         job.drain(&mut self.output);
         job.stdout.finish(&mut self.output);
@@ -394,6 +408,10 @@ impl Supervisor {
                 fds.push(pollfd((stream.open && !wait_for_host).then_some(fd), libc::POLLIN));
             }
         }
+        let own = fds.len();
+        if let Some(egress) = &mut self.egress {
+            egress.add_to(&mut fds, self.output.pending() > PENDING_HIGH_BYTES);
+        }
         let timeout = match deadline {
             _ if self.ended_children => Some(Duration::ZERO),
             deadline => deadline.map(|at| at.saturating_duration_since(Instant::now())),
@@ -406,6 +424,9 @@ impl Supervisor {
         }
         if happened(2) {
             self.output.flush();
+        }
+        if let Some(egress) = &mut self.egress {
+            egress.serve(&fds[own..], &mut self.output);
         }
         if let Some(job) = job {
             let mut buffer = [0; PIECE_BYTES];
@@ -462,38 +483,4 @@ impl Job {
             self.ended = Some((*status, Instant::now()));
         }
     }
-}
-
-fn pollfd(fd: Option<BorrowedFd<'_>>, events: libc::c_short) -> libc::pollfd {
-    // A negative descriptor is skipped by poll.
-    libc::pollfd { fd: fd.map_or(-1, |fd| fd.as_raw_fd()), events, revents: 0 }
-}
-
-fn parse<T: DeserializeOwned>(phase: Phase, payload: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(payload).map_err(|error| protocol_fault(phase, &error.to_string()))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn fault(phase: Phase, kind: FaultKind, message: impl ToString) -> Fault {
-    let message = prefix(&message.to_string(), MAX_MESSAGE_BYTES).to_owned();
-    Fault { phase, kind, message }
-}
-
-fn protocol_fault(phase: Phase, message: &str) -> Fault {
-    fault(phase, FaultKind::Protocol, message)
-}
-
-fn unexpected(phase: Phase, kind: Kind) -> Fault {
-    protocol_fault(phase, &format!("frame {kind:?} is not expected here"))
-}
-
-fn file_fault(error: io::Error) -> Fault {
-    let kind = match error.kind() {
-        io::ErrorKind::InvalidInput | io::ErrorKind::AlreadyExists => FaultKind::Protocol,
-        _ => FaultKind::System,
-    };
-    fault(Phase::Startup, kind, format!("cannot write a file of the job: {error}"))
 }

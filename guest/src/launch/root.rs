@@ -18,7 +18,7 @@ use super::wire::RootPlan;
 const STAGE: &str = "/tmp";
 
 /// Directories that every sandbox covers with a tmpfs of its own. [`super::sandbox`] mounts them.
-pub const VOLATILE: [&str; 5] = ["/tmp", "/output", "/code", "/input", "/dev/shm"];
+pub const VOLATILE: [&str; 6] = ["/tmp", "/output", "/code", "/input", "/secrets", "/dev/shm"];
 
 /// Devices that neither store nor leak anything.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];

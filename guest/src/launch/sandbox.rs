@@ -42,7 +42,7 @@ const GUEST_CAPABILITIES: [u32; 8] = [
     19, // CAP_SYS_PTRACE: to see the user's processes in a /proc that hides others' from each
 ];
 
-/// Files of `/code` and of `/input`, each. The host writes them, within limits of its own; as an
+/// Files of `/code`, `/input` and `/secrets`, each. The host writes them, within limits of its own; as an
 /// ordinary user the code may too.
 const INTAKE_INODES: u32 = 4096;
 
@@ -295,7 +295,7 @@ fn mount_volatile(spawn: &Spawn) -> Result<(), StepError> {
     for path in root::VOLATILE {
         let (bytes, inodes, mode) = match path {
             "/output" => (spawn.output_bytes, spawn.inodes, "1777"),
-            "/code" | "/input" => (spawn.intake_bytes, INTAKE_INODES, "755"),
+            "/code" | "/input" | "/secrets" => (spawn.intake_bytes, INTAKE_INODES, "755"),
             _ => (spawn.tmp_bytes, spawn.inodes, "1777"),
         };
         let options = format!("size={bytes},nr_inodes={inodes},mode={mode}");

@@ -37,11 +37,30 @@ def wait_for_job():
     posix.set_inheritable(report, False)
     tell_uncaught(report)
     posix.write(ready, b"ready " + sys.version.split()[0].encode() + b"\n")
-    if posix.read(go, 1) != b"g":
+    word = posix.read(go, 1)
+    if word == b"e":
+        take_variables(go)
+        word = posix.read(go, 1)
+    if word != b"g":
         posix._exit(0)
     posix.write(ready, b"!")
     posix.close(ready)
     posix.close(go)
+
+
+def take_variables(go):
+    import os
+    import posix
+
+    variables = b""
+    while not variables.endswith(b"\0\0"):
+        piece = posix.read(go, 1)
+        if not piece:
+            posix._exit(0)
+        variables += piece
+    for variable in variables[:-2].split(b"\0"):
+        name, _, value = variable.partition(b"=")
+        os.environb[name] = value
 
 
 def tell_uncaught(report):
