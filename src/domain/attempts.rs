@@ -60,13 +60,23 @@ impl Attempt {
                 | Event::DeadLetterRequeued(_)
                 | Event::DeadLetterDiscarded(_)
                 | Event::ReplayVerdictRecorded(_)
+                | Event::SecretsDelivered(_)
+                | Event::EgressObserved(_)
                 | Event::BuildRequested(_)
                 | Event::BuildStarted(_)
                 | Event::BuildSucceeded(_)
                 | Event::BuildFailed(_)
+                | Event::JobTypeDefined(_)
                 | Event::NodeStarted(_)
                 | Event::NodeDraining(_)
-                | Event::NodeStopped(_) => continue,
+                | Event::NodeStopped(_)
+                | Event::SecretSet(_)
+                | Event::SecretRemoved(_)
+                | Event::ExecutionExpired(_)
+                | Event::PayloadShredded(_)
+                | Event::TenantShredded(_)
+                | Event::RetentionApplied(_)
+                | Event::LogArchived(_) => continue,
             };
             // The end after an expired lease is nobody's attempt.
             if let Some(attempt) = attempts.last_mut().filter(|attempt| attempt.ended_at.is_none()) {

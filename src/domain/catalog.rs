@@ -47,7 +47,7 @@ macro_rules! catalog {
 }
 
 catalog! {
-    JobSubmitted: 1 2;
+    JobSubmitted: 1 2 3;
     JobRejected: 1;
     JobDequeued: 1;
     ExecutionStarted: 1 2;
@@ -62,14 +62,24 @@ catalog! {
     JobDeadLettered: 1;
     DeadLetterRequeued: 1;
     DeadLetterDiscarded: 1;
-    ReplayVerdictRecorded: 1 2;
+    ReplayVerdictRecorded: 1 2 3;
+    SecretsDelivered: 1;
+    EgressObserved: 1;
     BuildRequested: 1;
     BuildStarted: 1;
     BuildSucceeded: 1;
     BuildFailed: 1;
+    JobTypeDefined: 1;
     NodeStarted: 1;
     NodeDraining: 1;
     NodeStopped: 1;
+    SecretSet: 1;
+    SecretRemoved: 1;
+    ExecutionExpired: 1;
+    PayloadShredded: 1;
+    TenantShredded: 1;
+    RetentionApplied: 1;
+    LogArchived: 1;
 }
 
 const fn newest<const N: usize>(versions: &[i16; N]) -> i16 {

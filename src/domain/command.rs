@@ -3,9 +3,11 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::egress_observed::EgressObserved;
 use super::event::{JobSubmitted, ReplayVerdictRecorded};
 use super::execution_record::{Claim, Ending};
 use super::job::{Failure, Sandbox};
+use super::secret::SecretVersion;
 
 /// A wish; [`super::decide()`] turns it into events or refuses it.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +23,16 @@ pub enum Command {
     Start {
         lease: i64,
         sandbox: Sandbox,
+    },
+    /// The code is about to get these.
+    DeliverSecrets {
+        lease: i64,
+        secrets: Vec<SecretVersion>,
+    },
+    /// The code's traffic, once it has ended.
+    RecordEgress {
+        lease: i64,
+        observed: EgressObserved,
     },
     /// The code ended, or a limit ended it.
     Finish {
@@ -51,6 +63,17 @@ pub enum Command {
         reason: Option<String>,
     },
     RecordReplayVerdict(ReplayVerdictRecorded),
+    /// Its time in the records is over.
+    Expire {
+        records_days: u32,
+    },
+    /// The keys of its private payload are gone.
+    Shred {
+        by: String,
+        reason: Option<String>,
+        /// How many there were.
+        keys: u64,
+    },
 }
 
 /// When a failed attempt may be repeated.

@@ -11,6 +11,8 @@ use super::event::{
 };
 use super::execution_record::{Claim, DeadLetter, Ending, ExecutionRecord, JobState, Status};
 use super::job::{Failure, Observed, Phase, Relationship};
+use super::secret::SecretsDelivered;
+use super::upkeep::{ExecutionExpired, PayloadShredded};
 
 /// The domain says no. Nothing was appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +35,8 @@ pub enum Rejection {
     NotEnded,
     #[error("execution is not waiting in the dead letter queue")]
     NotADeadLetter,
+    #[error("execution has expired")]
+    Expired,
 }
 
 /// Answers a command with its events, in order. No events means that the wish is already true.
@@ -49,6 +53,14 @@ pub fn decide(record: Option<&ExecutionRecord>, command: Command) -> Result<Vec<
 }
 
 fn decide_for(record: &ExecutionRecord, command: Command) -> Result<Vec<Event>, Rejection> {
+    if record.expired_at.is_some() {
+        return match command {
+            Command::Expire { .. } => Ok(Vec::new()),
+            Command::SubmitJob(_) | Command::RejectJob { .. } => Err(Rejection::AlreadyExists),
+            Command::Shred { by, reason, keys } => Ok(shred(record, by, reason, keys)),
+            _ => Err(Rejection::Expired),
+        };
+    }
     match command {
         Command::SubmitJob(_) | Command::RejectJob { .. } => Err(Rejection::AlreadyExists),
         Command::Dequeue { claim } => dequeue(record, claim),
@@ -64,6 +76,20 @@ fn decide_for(record: &ExecutionRecord, command: Command) -> Result<Vec<Event>, 
                 return Ok(end_cancelled(record, None));
             }
             Ok(vec![ExecutionStarted { sandbox }.into()])
+        }
+        Command::DeliverSecrets { lease, secrets } => {
+            held(record, lease)?;
+            if !matches!(record.state, JobState::Running { .. }) {
+                return Err(Rejection::NotStarted);
+            }
+            Ok(vec![SecretsDelivered { secrets }.into()])
+        }
+        Command::RecordEgress { lease, observed } => {
+            held(record, lease)?;
+            if !matches!(record.state, JobState::Running { .. }) {
+                return Err(Rejection::NotStarted);
+            }
+            Ok(vec![observed.into()])
         }
         Command::Finish { lease, ending } => {
             held(record, lease)?;
@@ -95,7 +121,15 @@ fn decide_for(record: &ExecutionRecord, command: Command) -> Result<Vec<Event>, 
             }
             Ok(vec![verdict.into()])
         }
+        Command::Expire { .. } | Command::Shred { .. } if !record.is_ended() => Err(Rejection::NotEnded),
+        Command::Expire { records_days } => Ok(vec![ExecutionExpired { records_days }.into()]),
+        Command::Shred { by, reason, keys } => Ok(shred(record, by, reason, keys)),
     }
+}
+
+/// What is shredded once stays so; a second wish is true already.
+fn shred(record: &ExecutionRecord, by: String, reason: Option<String>, keys: u64) -> Vec<Event> {
+    if record.shredded_at.is_some() { Vec::new() } else { vec![PayloadShredded { by, reason, keys }.into()] }
 }
 
 fn dequeue(record: &ExecutionRecord, claim: Claim) -> Result<Vec<Event>, Rejection> {

@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::egress_observed::EgressObserved;
 use super::job::{Failure, Idempotency, InputFile, JobLimits, Observed, Parent, Phase, Sandbox};
+use super::secret::{SecretRemoved, SecretSet, SecretUse, SecretsDelivered};
+use super::upkeep::{ExecutionExpired, LogArchived, PayloadShredded, RetentionApplied, TenantShredded};
 use super::{Digest, ErrorType};
 
 macro_rules! events {
@@ -94,13 +97,23 @@ events! {
     DeadLetterRequeued,
     DeadLetterDiscarded,
     ReplayVerdictRecorded,
+    SecretsDelivered,
+    EgressObserved,
     BuildRequested,
     BuildStarted,
     BuildSucceeded,
     BuildFailed,
+    JobTypeDefined,
     NodeStarted,
     NodeDraining,
     NodeStopped,
+    SecretSet,
+    SecretRemoved,
+    ExecutionExpired,
+    PayloadShredded,
+    TenantShredded,
+    RetentionApplied,
+    LogArchived,
 }
 
 /// A job was accepted. The first event of an execution's stream, and complete: with the blobs
@@ -140,6 +153,9 @@ pub struct JobSubmitted {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
     pub callback_url: Option<String>,
+    /// The tenant's secrets that the code gets, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretUse>,
 }
 
 /// An image to run on, and the engine and runtime to run it with.
@@ -350,6 +366,8 @@ pub enum RefusalCause {
     RuntimeMissing,
     /// Its job type is no longer configured.
     JobTypeMissing,
+    /// A secret it was given is gone, or has another value now.
+    SecretGone,
     /// The replay was cancelled, or the service failed it: there is no result to compare.
     NotFinished,
     /// A verdict of the time before causes were recorded; its reason says it in words.
@@ -385,6 +403,17 @@ pub struct BuildFailed {
     /// The last lines of the build's output.
     pub log_tail: String,
     pub duration_ms: u64,
+}
+
+/// An administrator made a job type or gave it another definition; the newest is the present one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobTypeDefined {
+    pub name: String,
+    /// Of the canonical JSON of the whole definition, which is kept beside the log.
+    pub definition: Digest,
+    pub python_version: String,
+    pub requirements: Vec<String>,
+    pub by: String,
 }
 
 /// A node joined. The first event of a node's stream.

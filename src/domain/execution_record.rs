@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::event::{CancelRequested, Event, EventKind, JobSubmitted, ReplayVerdictRecorded};
 use super::job::{Failure, Observed, Phase, Sandbox};
+use super::secret::SecretVersion;
 
 /// An event as it stands in its stream, without the hashes.
 #[derive(Debug, Clone, PartialEq)]
@@ -165,6 +166,15 @@ pub struct ExecutionRecord {
     pub dead_letter: Option<DeadLetter>,
     /// Of this replay against its original, or why this execution could not be replayed.
     pub replay_verdict: Option<ReplayVerdictRecorded>,
+    /// What the latest attempt whose code ran was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretVersion>,
+    /// When its time in the records was over; nothing more may happen to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired_at: Option<DateTime<Utc>>,
+    /// When the keys of its private payload were destroyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shredded_at: Option<DateTime<Utc>>,
 }
 
 /// An event does not fit the record it is folded into. The store never appends such an event,
@@ -260,12 +270,18 @@ impl ExecutionRecord {
             cancel_requested: None,
             dead_letter: None,
             replay_verdict: None,
+            secrets: Vec::new(),
+            expired_at: None,
+            shredded_at: None,
         }
     }
 
     /// `None` when the event does not fit the state.
     fn apply(&mut self, envelope: &Envelope) -> Option<()> {
         let at = envelope.recorded_at;
+        if self.expired_at.is_some() && !matches!(envelope.event, Event::PayloadShredded(_)) {
+            return None;
+        }
         match &envelope.event {
             Event::JobDequeued(dequeued) => {
                 let JobState::Queued { .. } = self.state else { return None };
@@ -354,15 +370,40 @@ impl ExecutionRecord {
                 }
                 self.replay_verdict = Some(verdict.clone());
             }
+            Event::SecretsDelivered(delivered) => {
+                let JobState::Running { .. } = self.state else { return None };
+                self.secrets = delivered.secrets.clone();
+            }
+            Event::EgressObserved(_) => {
+                let JobState::Running { .. } = self.state else { return None };
+            }
+            Event::ExecutionExpired(_) => {
+                if !self.is_ended() {
+                    return None;
+                }
+                self.expired_at = Some(at);
+            }
+            Event::PayloadShredded(_) => {
+                if !self.is_ended() || self.shredded_at.is_some() {
+                    return None;
+                }
+                self.shredded_at = Some(at);
+            }
             Event::JobSubmitted(_)
             | Event::JobRejected(_)
             | Event::BuildRequested(_)
             | Event::BuildStarted(_)
             | Event::BuildSucceeded(_)
             | Event::BuildFailed(_)
+            | Event::JobTypeDefined(_)
             | Event::NodeStarted(_)
             | Event::NodeDraining(_)
-            | Event::NodeStopped(_) => return None,
+            | Event::NodeStopped(_)
+            | Event::SecretSet(_)
+            | Event::SecretRemoved(_)
+            | Event::TenantShredded(_)
+            | Event::RetentionApplied(_)
+            | Event::LogArchived(_) => return None,
         }
         Some(())
     }

@@ -11,15 +11,23 @@ mod command;
 mod comparison;
 mod decide;
 mod digest;
+mod egress_observed;
 mod error_type;
 mod event;
 mod execution_record;
+mod gpu;
+mod host_rule;
 mod job;
 mod json_text;
 mod normaliser;
 pub mod outcome;
+mod recipe;
+mod redactor;
+mod requirement;
 mod retry;
 mod scrub;
+mod secret;
+mod upkeep;
 
 pub use attempts::Attempt;
 pub use catalog::{Edition, Explained, Field};
@@ -27,23 +35,34 @@ pub use command::{Command, Retry};
 pub use comparison::{Comparison, JsonDifference, first_difference};
 pub use decide::{Rejection, decide};
 pub use digest::{Digest, NotADigest, canonical_json, canonical_json_digest};
+pub use egress_observed::{EgressObserved, EgressRefusal, EgressRefused, HostTraffic};
 pub use error_type::ErrorType;
 pub use event::{
     BuildFailed, BuildRequested, BuildStarted, BuildSucceeded, CancelRequested, DeadLetterDiscarded,
     DeadLetterRequeued, Difference, Event, EventKind, ExecutionCancelled, ExecutionFailed, ExecutionOutOfMemory,
     ExecutionStarted, ExecutionSucceeded, ExecutionTimedOut, JobDeadLettered, JobDequeued, JobRejected, JobSubmitted,
-    LeaseExpired, NodeDraining, NodeStarted, NodeStopped, Part, PinnedImage, RefusalCause, ReplayVerdictRecorded,
-    RetryScheduled, Verdict,
+    JobTypeDefined, LeaseExpired, NodeDraining, NodeStarted, NodeStopped, Part, PinnedImage, RefusalCause,
+    ReplayVerdictRecorded, RetryScheduled, Verdict,
 };
 pub use execution_record::{Claim, DeadLetter, Ending, Envelope, ExecutionRecord, JobState, NotFoldable, Status};
+pub use gpu::{GpuDevices, GpuRequest, GpuVendor};
+pub use host_rule::{HostRule, NotAHostRule, host_name, port_of};
 pub use job::{
     Artifact, Failure, FileSource, Idempotency, InputFile, JobLimits, Observed, Output, Parent, Phase, Relationship,
     Sandbox, Timing, Usage, Warmth,
 };
 pub use json_text::{JsonObject, JsonTextError, MAX_DEPTH};
 pub use normaliser::{Normaliser, NotARule};
+pub use recipe::{Recipe, Reference, Version};
+pub use redactor::{RedactedStream, Redactor};
+pub use requirement::{NotARequirement, Requirement};
 pub use retry::RetryPolicy;
 pub use scrub::scrub;
+pub use secret::{
+    Delivery, MAX_SECRET_ENVIRONMENT_BYTES, MAX_SECRETS, SECRETS_FOLDER, SecretRemoved, SecretSet, SecretUse,
+    SecretValue, SecretVersion, SecretsDelivered, secret_name_fault, secret_value_fault,
+};
+pub use upkeep::{ExecutionExpired, LogArchived, PayloadShredded, RetentionApplied, TenantShredded};
 
 #[cfg(test)]
 mod tests;

@@ -37,6 +37,8 @@ fn every_command(lease: i64) -> Vec<Command> {
         requeue(),
         discard(),
         verdict(),
+        Command::Shred { by: "alice".to_owned(), reason: None, keys: 1 },
+        Command::Expire { records_days: 90 },
     ]
 }
 
@@ -281,4 +283,30 @@ fn a_verdict_waits_for_the_end() {
 fn a_job_that_is_not_due_waits_with_its_time() {
     let story = submitted_with(|job| job.not_before = Some(time(3600)));
     assert_eq!(story.record().state, JobState::Queued { not_before: Some(time(3600)) });
+}
+
+#[test]
+fn only_what_has_ended_expires_or_is_shredded_and_once() {
+    let (expire, shred) =
+        (Command::Expire { records_days: 90 }, Command::Shred { by: "alice".to_owned(), reason: None, keys: 1 });
+    for story in [submitted(), dequeued(1), running(1)] {
+        for command in [&expire, &shred] {
+            assert_eq!(story.decide(command.clone()), Err(Rejection::NotEnded));
+        }
+    }
+    let shredded = running(1).then(succeed(1)).then(shred.clone());
+    assert!(shredded.record().shredded_at.is_some());
+    assert_eq!(shredded.decide(shred), Ok(Vec::new()));
+    let expired = shredded.then(expire.clone());
+    assert_eq!(expired.decide(expire), Ok(Vec::new()));
+    assert!(expired.record().is_ended());
+}
+
+#[test]
+fn nothing_happens_to_what_has_expired() {
+    let expired = dead_letter().then(Command::Expire { records_days: 90 });
+    let may_come = |command: &Command| matches!(command, Command::Expire { .. } | Command::Shred { .. });
+    for command in every_command(1).into_iter().skip(2).filter(|command| !may_come(command)) {
+        assert_eq!(expired.decide(command.clone()), Err(Rejection::Expired), "{command:?}");
+    }
 }

@@ -135,7 +135,7 @@ proptest! {
     }
 
     #[test]
-    fn an_ended_execution_takes_nothing_but_a_dead_letters_fate_or_a_verdict(
+    fn an_ended_execution_takes_nothing_but_a_dead_letters_fate_a_verdict_or_its_expiry(
         stream in wild_stream(), event in execution_event()
     ) {
         for record in fold_what_fits(&stream).into_iter().filter(ExecutionRecord::is_ended) {
@@ -150,6 +150,8 @@ proptest! {
                     | EventKind::DeadLetterRequeued
                     | EventKind::DeadLetterDiscarded
                     | EventKind::ReplayVerdictRecorded
+                    | EventKind::ExecutionExpired
+                    | EventKind::PayloadShredded
             ), "{:?}", event);
         }
     }

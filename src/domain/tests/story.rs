@@ -130,6 +130,7 @@ pub fn job() -> JobSubmitted {
         parent: None,
         pinned_image: None,
         hash_seed: None,
+        secrets: Vec::new(),
         tags: Default::default(),
         callback_url: None,
     }

@@ -135,18 +135,27 @@ pub fn submitted() -> impl Strategy<Value = JobSubmitted> {
         source,
     });
     let parent = (id(), relationship()).prop_map(|(execution_id, relationship)| Parent { execution_id, relationship });
+    let delivery = prop_oneof![Just(Delivery::File), Just(Delivery::Env)];
+    let secret = (text(), delivery).prop_map(|(name, delivery)| SecretUse { name, delivery });
     let idempotency = (text(), digest()).prop_map(|(key, fingerprint)| Idempotency { key, fingerprint });
     let pinned = (text(), option::of(text()), text(), option::of(text()))
         .prop_map(|(engine, runtime, reference, digest)| PinnedImage { engine, runtime, reference, digest });
     (
         (text(), text(), digest(), vec(file, 0..3), option::of(digest()), vec(text(), 0..3)),
         (0..=9_i16, option::of(time()), 1..4_u32, option::of(idempotency), option::of(text()), option::of(parent)),
-        (option::of(pinned), option::of(text()), btree_map(text(), text(), 0..3), option::of(text()), any::<u64>()),
+        (
+            option::of(pinned),
+            option::of(text()),
+            btree_map(text(), text(), 0..3),
+            option::of(text()),
+            any::<u64>(),
+            vec(secret, 0..3),
+        ),
     )
         .prop_map(|(what, when, more)| {
             let (tenant, job_type, code, files, input_artifacts, requirements) = what;
             let (priority, not_before, max_attempts, idempotency, client_ip, parent) = when;
-            let (pinned_image, hash_seed, tags, callback_url, timeout_ms) = more;
+            let (pinned_image, hash_seed, tags, callback_url, timeout_ms, secrets) = more;
             let mut submitted = job();
             submitted.limits.timeout_ms = timeout_ms;
             JobSubmitted {
@@ -166,6 +175,7 @@ pub fn submitted() -> impl Strategy<Value = JobSubmitted> {
                 hash_seed,
                 tags,
                 callback_url,
+                secrets,
                 ..submitted
             }
         })
@@ -192,6 +202,24 @@ pub fn verdict() -> impl Strategy<Value = ReplayVerdictRecorded> {
         original_id,
         verdict,
         rules,
+    })
+}
+
+fn delivered() -> impl Strategy<Value = Vec<SecretVersion>> {
+    vec((text(), 1..=i64::MAX).prop_map(|(name, version)| SecretVersion { name, version }), 1..3)
+}
+
+fn egress() -> impl Strategy<Value = EgressObserved> {
+    let host = (text(), any::<u16>(), any::<[u64; 3]>()).prop_map(|(host, port, [connections, sent, received])| {
+        HostTraffic { host, port, connections, bytes_sent: sent, bytes_received: received }
+    });
+    let reason = prop_oneof![Just(EgressRefusal::NotAllowed), Just(EgressRefusal::NotPublic)];
+    let refused = (option::of(text()), option::of(any::<u16>()), reason, any::<u64>())
+        .prop_map(|(host, port, reason, count)| EgressRefused { host, port, reason, count });
+    (vec(host, 0..3), vec(refused, 0..3), any::<u64>()).prop_map(|(hosts, refused, unlisted)| EgressObserved {
+        hosts,
+        refused,
+        unlisted,
     })
 }
 
@@ -238,6 +266,10 @@ pub fn execution_event() -> BoxedStrategy<Event> {
         2 => (text(), id()).prop_map(|(by, execution_id)| DeadLetterRequeued { by, execution_id }.into()),
         2 => (text(), reason()).prop_map(|(by, reason)| DeadLetterDiscarded { by, reason }.into()),
         2 => verdict().prop_map(Event::ReplayVerdictRecorded),
+        2 => delivered().prop_map(|secrets| SecretsDelivered { secrets }.into()),
+        2 => egress().prop_map(Event::EgressObserved),
+        1 => any::<u32>().prop_map(|records_days| ExecutionExpired { records_days }.into()),
+        2 => (text(), reason(), any::<u64>()).prop_map(|(by, reason, keys)| PayloadShredded { by, reason, keys }.into()),
     ]
     .boxed()
 }
@@ -256,11 +288,30 @@ pub fn event() -> BoxedStrategy<Event> {
         ),
         1 => (text(), text(), any::<u64>())
             .prop_map(|(error, log_tail, duration_ms)| BuildFailed { error, log_tail, duration_ms }.into()),
+        1 => (text(), digest(), text(), text(), text()).prop_map(|(name, definition, python_version, requirement, by)| {
+            JobTypeDefined { name, definition, python_version, requirements: vec![requirement], by }.into()
+        }),
         1 => (text(), any::<u32>(), text()).prop_map(|(version, slots, runtime)| {
             NodeStarted { version, slots, engine: "native".to_owned(), runtime }.into()
         }),
         1 => any::<u32>().prop_map(|running| NodeDraining { running }.into()),
         1 => any::<u32>().prop_map(|released| NodeStopped { released }.into()),
+        1 => (text(), text(), 1..=i64::MAX, text())
+            .prop_map(|(tenant, name, version, by)| SecretSet { tenant, name, version, by }.into()),
+        1 => (text(), text(), 1..=i64::MAX, text())
+            .prop_map(|(tenant, name, version, by)| SecretRemoved { tenant, name, version, by }.into()),
+        1 => (text(), text(), option::of(text()), any::<u64>()).prop_map(|(tenant, by, reason, keys)| {
+            TenantShredded { tenant, by, reason, keys }.into()
+        }),
+        1 => any::<[u64; 4]>().prop_map(|[expired_records, removed_blobs, removed_bytes, duration_ms]| {
+            RetentionApplied { expired_records, removed_blobs, removed_bytes, duration_ms }.into()
+        }),
+        1 => (id(), id(), any::<u64>(), 1..=i64::MAX, digest(), text()).prop_map(
+            |(from_stream, to_stream, events, position, archive, by)| {
+                let (first_position, last_position) = (position, position);
+                LogArchived { from_stream, to_stream, events, first_position, last_position, archive, by }.into()
+            },
+        ),
     ]
     .boxed()
 }
@@ -307,6 +358,8 @@ pub fn command() -> BoxedStrategy<Command> {
         2 => (text(), id()).prop_map(|(by, execution_id)| Command::RequeueDeadLetter { by, execution_id }),
         1 => (text(), option::of(text())).prop_map(|(by, reason)| Command::DiscardDeadLetter { by, reason }),
         2 => verdict().prop_map(Command::RecordReplayVerdict),
+        2 => (lease(), egress()).prop_map(|(lease, observed)| Command::RecordEgress { lease, observed }),
+        2 => (lease(), delivered()).prop_map(|(lease, secrets)| Command::DeliverSecrets { lease, secrets }),
     ]
     .boxed()
 }
