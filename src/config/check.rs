@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::bounds::Bounds;
+use super::check_reach::{check_gpu, check_network};
 use super::error::Error;
 use super::job_type::JobType;
+use super::pip::is_absolute_or_empty;
 use super::settings::{Config, Limits};
-use crate::domain::Normaliser;
+use super::shared_code::SharedCode;
+use crate::domain::{Normaliser, Requirement};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -48,6 +51,8 @@ impl Config {
         self.check_limits(&mut bounds);
         self.check_queue(&mut bounds);
         self.check_audit(&mut bounds);
+        self.check_retention(&mut bounds);
+        self.check_build(&mut bounds);
         for (name, job_type) in &self.job_types {
             check_job_type(&mut bounds, &format!("job_types.{name}"), job_type, &self.limits);
         }
@@ -79,8 +84,6 @@ impl Config {
         if let Err(error) = crate::telemetry::filter(&self.log.level) {
             bounds.say("log.level", error.to_string());
         }
-        bounds.number("retention.blobs_days", self.retention.blobs_days, 0, 36_500);
-        bounds.number("retention.records_days", self.retention.records_days, 0, 36_500);
     }
 
     fn check_server(&self, bounds: &mut Bounds) {
@@ -186,10 +189,50 @@ impl Config {
 }
 
 impl Config {
+    fn check_build(&self, bounds: &mut Bounds) {
+        let build = &self.build;
+        bounds.seconds("build.timeout", build.timeout, 10.0, DAY);
+        bounds.bytes("build.memory", build.memory, 128 * MIB, 1_024 * GIB);
+        bounds.bytes("build.max_size", build.max_size, MIB, 1_024 * GIB);
+        bounds.bytes("build.log_size", build.log_size, KIB, 64 * MIB);
+        bounds.bytes("build.disk_budget", build.disk_budget, 0, 1_024 * 1_024 * GIB);
+        bounds.bytes("build.wheel_cache", build.wheel_cache, 0, 1_024 * GIB);
+        bounds.text("build.network", &build.network, 64, is_word);
+        bounds.require(!build.network.is_empty(), "build.network", || {
+            "must be bridge, none or another network of the Docker Engine".to_owned()
+        });
+        let index = build.index_url.expose();
+        let is_web = index.starts_with("https://") || index.starts_with("http://");
+        bounds.require(index.is_empty() || is_web, "build.index_url", || {
+            "must be an http or https URL, or empty for what the host's pip has".to_owned()
+        });
+        for (key, path) in [("build.ca_bundle", &build.ca_bundle), ("build.wheel_dir", &build.wheel_dir)] {
+            bounds.require(is_absolute_or_empty(path), key, || {
+                format!("{} must be an absolute path or empty", path.display())
+            });
+            bounds.require(path.as_os_str().is_empty() || path.exists(), key, || {
+                format!("{} does not exist", path.display())
+            });
+        }
+    }
+
     fn check_audit(&self, bounds: &mut Bounds) {
         let audit = &self.audit;
         bounds.number("audit.seal_every_events", audit.seal_every_events, 1, 100_000);
         bounds.seconds("audit.seal_every", audit.seal_every, 0.1, DAY);
+        let secrets = &self.secrets;
+        let key = secrets.key.expose();
+        let is_key = key.is_empty() || key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+        bounds.require(is_key, "secrets.key", || {
+            "must be 64 hexadecimal digits: make it with openssl rand -hex 32".to_owned()
+        });
+        let file = &secrets.key_file;
+        bounds.require(file.as_os_str().is_empty() || file.is_absolute(), "secrets.key_file", || {
+            format!("{} must be an absolute path or empty", file.display())
+        });
+        bounds.require(key.is_empty() || file.as_os_str().is_empty(), "secrets.key_file", || {
+            "must be empty where secrets.key is given".to_owned()
+        });
         let key = &audit.signing_key_file;
         bounds.require(key.as_os_str().is_empty() || key.is_absolute(), "audit.signing_key_file", || {
             format!("{} must be an absolute path or empty", key.display())
@@ -212,7 +255,8 @@ fn check_pool(bounds: &mut Bounds, at: &str, min_idle: u32, max_idle: u32) {
     bounds.require(min_idle <= max_idle, &format!("{at}.min_idle"), || format!("must not exceed {at}.max_idle"));
 }
 
-fn check_job_type(bounds: &mut Bounds, at: &str, job_type: &JobType, limits: &Limits) {
+/// What is wrong with a job type; `at` is the path before its fields.
+pub(super) fn check_job_type(bounds: &mut Bounds, at: &str, job_type: &JobType, limits: &Limits) {
     let key = |field: &str| format!("{at}.{field}");
     let name = job_type.name.as_bytes();
     let is_name = (1..=64).contains(&name.len())
@@ -227,10 +271,10 @@ fn check_job_type(bounds: &mut Bounds, at: &str, job_type: &JobType, limits: &Li
     bounds.count(&key("requirements"), job_type.requirements.len(), 1_000);
     for (index, requirement) in job_type.requirements.iter().enumerate() {
         let key = format!("{at}.requirements[{index}]");
-        bounds.text(&key, requirement, 512, is_printable);
         // An option there would speak to pip, not name a package.
-        let names_a_package = requirement.starts_with(|c: char| c.is_ascii_alphanumeric());
-        bounds.require(names_a_package, &key, || format!("{requirement:?} does not name a package"));
+        if let Err(error) = Requirement::parse(requirement) {
+            bounds.say(&key, error.to_string());
+        }
     }
     if let Some(image) = &job_type.base_image {
         bounds.text(&key("base_image"), image, 255, is_image_character);
@@ -238,8 +282,8 @@ fn check_job_type(bounds: &mut Bounds, at: &str, job_type: &JobType, limits: &Li
             format!("{image:?} is not an image reference")
         });
     }
-    if let Some(path) = &job_type.shared_code {
-        bounds.require(path.exists(), &key("shared_code"), || format!("{} does not exist", path.display()));
+    if let Some(fault) = job_type.shared_code.as_ref().and_then(SharedCode::fault) {
+        bounds.say(&key("shared_code"), fault);
     }
     bounds.count(&key("environment"), job_type.environment.len(), 256);
     for (variable, value) in &job_type.environment {
@@ -267,7 +311,8 @@ fn check_job_type(bounds: &mut Bounds, at: &str, job_type: &JobType, limits: &Li
         limits.min_startup_timeout.as_secs_f64(),
         limits.max_startup_timeout.as_secs_f64(),
     );
-    bounds.number(&key("gpu.count"), job_type.gpu.count, 1, 64);
+    check_network(bounds, &key("network"), &job_type.network);
+    check_gpu(bounds, &key("gpu"), &job_type.gpu);
     bounds.count(&key("preload"), job_type.preload.len(), 100);
     for (index, module) in job_type.preload.iter().enumerate() {
         let is_module = module.split('.').all(|part| {
@@ -287,6 +332,8 @@ fn check_job_type(bounds: &mut Bounds, at: &str, job_type: &JobType, limits: &Li
     if let Some(concurrency) = job_type.concurrency {
         bounds.number(&key("concurrency"), concurrency, 1, 1_024);
     }
+    bounds.number(&key("image_retention.keep_versions"), job_type.image_retention.keep_versions, 1, 1_000);
+    bounds.number(&key("image_retention.keep_days"), job_type.image_retention.keep_days, 0, 36_500);
     bounds.count(&key("replay.normalise"), job_type.replay.normalise.len(), 32);
     for (index, normalise) in job_type.replay.normalise.iter().enumerate() {
         let key = format!("{at}.replay.normalise[{index}]");
@@ -331,6 +378,7 @@ mod tests {
         let mut config = Config::default();
         config.job_types.retain(|name, _| name == "default");
         let mut default = serde_json::to_value(&config).unwrap();
+        default["job_types"]["default"]["gpu"]["count"] = json!(1);
         default["job_types"]["default"]["pool"] = json!({"min_idle": 0, "max_idle": 1});
         default["job_types"]["default"]["retry"] = json!({"max_attempts": 1});
         default["job_types"]["default"]["concurrency"] = json!(1);
@@ -389,6 +437,37 @@ mod tests {
         assert_eq!(rules, ["timestamps", r"regex:id=\d+"]);
         for bad in [json!(["clocks"]), json!([{"regex": "("}]), json!([{"regexp": "x"}]), json!(vec!["uuids"; 33])] {
             assert!(config(bad.clone()).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn a_network_names_its_hosts_and_a_gpu_its_devices_well() {
+        let config = |job_type: Value| decode::config(json!({"job_types": {"mine": job_type}}));
+        for good in [
+            json!({"network": {"enabled": true, "allow": ["api.example.com", "*.example.org:443"]}}),
+            json!({"network": {"enabled": false}}),
+            json!({"gpu": {"enabled": true}}),
+            json!({"gpu": {"enabled": true, "vendor": "amd", "count": 2}}),
+            json!({"gpu": {"enabled": true, "device_ids": ["0", "GPU-4b6f1f0a-1c7e-4a0b-9f57-0123456789ab"]}}),
+        ] {
+            config(good.clone()).unwrap_or_else(|found| panic!("{good}: {found:?}"));
+        }
+        for (bad, key) in [
+            (json!({"network": {"enabled": true}}), "network.allow"),
+            (json!({"network": {"enabled": true, "allow": ["*"]}}), "network.allow[0]"),
+            (json!({"network": {"enabled": true, "allow": ["a.example.com", "10.0.0.1"]}}), "network.allow[1]"),
+            (json!({"network": {"enabled": true, "allow": ["localhost:80"]}}), "network.allow[0]"),
+            (json!({"network": {"enabled": true, "allow": vec!["a.example.com"; 101]}}), "network.allow"),
+            (json!({"network": {"open": true}}), "network.open"),
+            (json!({"gpu": {"vendor": "intel"}}), "gpu.vendor"),
+            (json!({"gpu": {"count": 0}}), "gpu.count"),
+            (json!({"gpu": {"count": 1, "device_ids": ["0"]}}), "gpu.device_ids"),
+            (json!({"gpu": {"device_ids": ["0", "0"]}}), "gpu.device_ids[1]"),
+            (json!({"gpu": {"device_ids": ["../sda"]}}), "gpu.device_ids[0]"),
+            (json!({"gpu": {"vendor": "amd", "device_ids": ["GPU-0"]}}), "gpu.device_ids[0]"),
+        ] {
+            let Err(found) = config(bad.clone()) else { panic!("{bad} was taken") };
+            assert!(found.iter().any(|(at, _)| *at == format!("job_types.mine.{key}")), "{bad}: {found:?}");
         }
     }
 

@@ -4,9 +4,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
-use super::job_type;
+use super::bounds::Bounds;
+use super::check::check_job_type;
+use super::job_type::{self, JobType};
 use super::known_keys::Shape;
-use super::settings::Config;
+use super::settings::{Config, Limits};
 
 /// A dotted path, and what is wrong there.
 type Found = Vec<(String, String)>;
@@ -32,6 +34,19 @@ pub(super) fn config(mut given: Value) -> Result<Config, Found> {
     }
     found.extend(config.check());
     if found.is_empty() { Ok(config) } else { Err(found) }
+}
+
+/// Decodes one job type as an administrator gives it, by the same rules as a file's.
+///
+/// # Errors
+/// As [`config`], with paths that begin at the job type.
+pub(super) fn job_type(mut given: Value, limits: &Limits) -> Result<JobType, Found> {
+    let mut found = Shape::of_job_type().take_unknown(&mut given);
+    let job_type: JobType = typed(&mut given, &mut found);
+    let mut bounds = Bounds::default();
+    check_job_type(&mut bounds, "", &job_type, limits);
+    found.extend(bounds.found.into_iter().map(|(key, message)| (key.trim_start_matches('.').to_owned(), message)));
+    if found.is_empty() { Ok(job_type) } else { Err(found) }
 }
 
 /// Gives each job type the name it is listed under and the general timeout.

@@ -1,13 +1,18 @@
 //! Job types: the environments that jobs name.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::decode;
+use super::retention::RetentionOverride;
 use super::secret::Secret;
+use super::settings::Limits;
+use super::shared_code::SharedCode;
 use super::units::{bytes, seconds};
+use crate::domain::{GpuDevices, GpuRequest, GpuVendor, HostRule};
 
 /// An environment that jobs run in, as an operator describes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,8 +26,8 @@ pub struct JobType {
     pub python_version: String,
     /// Image to start from instead of the executor image of the Python version.
     pub base_image: Option<String>,
-    /// File or folder put on the path of the user's code; relative to the file that names it.
-    pub shared_code: Option<PathBuf>,
+    /// Files that the user's code imports.
+    pub shared_code: Option<SharedCode>,
     /// Environment of the user's code, which can read it: no place for lasting secrets.
     /// Shown as `***` all the same.
     pub environment: BTreeMap<String, Secret>,
@@ -37,7 +42,7 @@ pub struct JobType {
     /// Time limit of everything before the code starts.
     #[serde(with = "seconds")]
     pub startup_timeout: Duration,
-    pub network_enabled: bool,
+    pub network: Network,
     pub gpu: Gpu,
     pub session_enabled: bool,
     /// Modules imported before a job arrives.
@@ -49,6 +54,25 @@ pub struct JobType {
     /// Jobs of this type that run at the same time on a node; absent means as many as workers.
     pub concurrency: Option<u32>,
     pub replay: Replay,
+    /// Instead of the general times for which records and bytes are kept.
+    pub retention: Option<RetentionOverride>,
+    pub image_retention: VersionRetention,
+}
+
+/// Which built versions of a job type are never removed to make room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VersionRetention {
+    /// The newest so many, of which the present one is the first.
+    pub keep_versions: u32,
+    /// Those that a job ran on within so many days.
+    pub keep_days: u32,
+}
+
+impl Default for VersionRetention {
+    fn default() -> Self {
+        Self { keep_versions: 1, keep_days: 0 }
+    }
 }
 
 /// How the replays of a job type are compared.
@@ -83,12 +107,49 @@ impl Normalise {
     }
 }
 
-/// Devices passed to the sandbox.
+/// What the code may reach. Without it a sandbox has no network at all.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    pub enabled: bool,
+    /// `api.example.com`, `*.example.org:8443`; without a port 443 and 80.
+    pub allow: Vec<String>,
+}
+
+impl Network {
+    /// What of it is part of the job type's digest: the rules in one form and order, `None` without a
+    /// network.
+    pub fn digest_part(&self) -> Option<BTreeSet<String>> {
+        Some(self.rules()?.iter().map(HostRule::to_string).collect())
+    }
+
+    /// The allowlist, where there is one. A loaded configuration has no entry that is none.
+    pub fn rules(&self) -> Option<Vec<HostRule>> {
+        self.enabled.then(|| self.allow.iter().filter_map(|rule| rule.parse().ok()).collect())
+    }
+}
+
+/// GPUs that the code may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Gpu {
     pub enabled: bool,
-    pub count: u32,
+    pub vendor: GpuVendor,
+    /// The first so many; one, where `device_ids` is empty too.
+    pub count: Option<u32>,
+    /// These, instead of `count`: indices, and of NVIDIA also UUIDs.
+    pub device_ids: Vec<String>,
+}
+
+impl Gpu {
+    /// What a sandbox is to have; `None` for no GPU.
+    pub fn request(&self) -> Option<GpuRequest> {
+        let devices = match self.device_ids.is_empty() {
+            true => GpuDevices::Count(self.count.unwrap_or(1)),
+            false => GpuDevices::Ids(self.device_ids.clone()),
+        };
+        self.enabled.then_some(GpuRequest { vendor: self.vendor, devices })
+    }
 }
 
 /// A job type's own bounds of idle sandboxes.
@@ -108,7 +169,7 @@ pub struct RetryOverride {
 
 impl Default for Gpu {
     fn default() -> Self {
-        Self { enabled: false, count: 1 }
+        Self { enabled: false, vendor: GpuVendor::Nvidia, count: None, device_ids: Vec::new() }
     }
 }
 
@@ -131,7 +192,7 @@ impl Default for JobType {
             cpu_limit: 1.0,
             timeout: Duration::from_secs(30),
             startup_timeout: Duration::from_secs(120),
-            network_enabled: false,
+            network: Network::default(),
             gpu: Gpu::default(),
             session_enabled: false,
             preload: Vec::new(),
@@ -139,6 +200,8 @@ impl Default for JobType {
             retry: None,
             concurrency: None,
             replay: Replay::default(),
+            retention: None,
+            image_retention: VersionRetention::default(),
         }
     }
 }
@@ -169,4 +232,32 @@ pub(super) fn built_in() -> BTreeMap<String, JobType> {
         },
     ];
     types.into_iter().map(|job_type| (job_type.name.clone(), job_type)).collect()
+}
+
+impl JobType {
+    /// Reads a job type as an administrator sends it.
+    ///
+    /// # Errors
+    /// Everything that is wrong: the field, and what to say of it.
+    pub fn from_json(given: Value, limits: &Limits) -> Result<Self, Vec<(String, String)>> {
+        let job_type = decode::job_type(given, limits)?;
+        match &job_type.shared_code {
+            // Whoever may speak to the API has no say over this host's files.
+            Some(SharedCode::Path(_)) => Err(vec![(
+                "shared_code".to_owned(),
+                "must be the files themselves: {\"name.py\": \"text\"}".to_owned(),
+            )]),
+            Some(SharedCode::Files(_)) | None => Ok(job_type),
+        }
+    }
+
+    /// The whole of it, with the values that are hidden elsewhere, as [`JobType::from_json`]
+    /// reads it.
+    pub fn definition(&self) -> Value {
+        // Text, numbers and maps of them always serialize.
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        value["environment"] =
+            self.environment.iter().map(|(name, value)| (name.clone(), Value::from(value.expose()))).collect();
+        value
+    }
 }

@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 
-use super::job_type::{JobType, PoolOverride, RetryOverride};
+use super::job_type::{Gpu, JobType, PoolOverride, RetryOverride};
+use super::retention::RetentionOverride;
 use super::settings::{ApiKey, Config};
+use super::shared_code::SharedCode;
 
 /// Stands for any key of a map, and for any element of a list, in a shape.
 const ANY: &str = "*";
@@ -16,6 +18,7 @@ impl Shape {
     pub(super) fn of_config() -> Self {
         let config = Config { api_keys: vec![ApiKey::default()], ..Config::default() };
         let mut shape = json(&config);
+        shape["retention"]["tenants"] = serde_json::json!({ ANY: json(&RetentionOverride::default()) });
         shape["job_types"] = serde_json::json!({ ANY: Self::of_job_type().0 });
         Self(shape)
     }
@@ -23,9 +26,11 @@ impl Shape {
     pub(super) fn of_job_type() -> Self {
         Self(json(&JobType {
             base_image: Some(String::new()),
-            shared_code: Some(std::path::PathBuf::new()),
+            gpu: Gpu { count: Some(1), ..Gpu::default() },
+            shared_code: Some(SharedCode::Path(std::path::PathBuf::new())),
             pool: Some(PoolOverride::default()),
             retry: Some(RetryOverride::default()),
+            retention: Some(RetentionOverride::default()),
             ..JobType::default()
         }))
     }

@@ -8,22 +8,32 @@
 //! `64k`, `512m`, `2g` (powers of 1024).
 
 mod bounds;
+mod build;
 mod check;
+mod check_reach;
 mod decode;
 mod document;
 mod error;
 mod job_type;
 mod known_keys;
+mod pip;
+mod retention;
 mod secret;
 mod settings;
+mod shared_code;
 mod sources;
 mod units;
 
+pub use build::Build;
 pub use error::{Error, Issue};
-pub use job_type::{Gpu, JobType, Normalise, Pattern, PoolOverride, Replay, RetryOverride};
+pub use job_type::{Gpu, JobType, Network, Normalise, Pattern, PoolOverride, Replay, RetryOverride, VersionRetention};
+pub use pip::Pip;
+pub use retention::{Kept, Retention, RetentionOverride};
 pub use secret::{DatabaseUrl, Secret};
 pub use settings::{
     ApiKey, Audit, Config, ContainerLimits, Docker, EngineChoice, Host, Leases, Limits, Log, LogFormat, Native, Pool,
-    Queue, RateLimit, Retention, Retry, Scope, SecurityMode, Server,
+    Queue, RateLimit, Retry, Scope, Secrets, SecurityMode, Server,
 };
+pub use shared_code::SharedCode;
 pub use sources::{Loaded, Sources};
+pub use units::display_bytes;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::build::Build;
 use super::job_type::{self, JobType};
+use super::retention::Retention;
 use super::secret::{DatabaseUrl, Secret};
 use super::units::{bytes, seconds};
 
@@ -44,6 +46,7 @@ pub struct Config {
     pub rate_limit: RateLimit,
     pub docker: Docker,
     pub native: Native,
+    pub build: Build,
     pub pool: Pool,
     pub limits: Limits,
     pub container_limits: ContainerLimits,
@@ -52,6 +55,7 @@ pub struct Config {
     pub retry: Retry,
     pub retention: Retention,
     pub audit: Audit,
+    pub secrets: Secrets,
     pub log: Log,
     /// By name; the built-in ones unless redefined, and those of `job_types/*.yaml`.
     // Decoded as empty: `decode` adds the built-in ones, fitted to the limits.
@@ -77,6 +81,7 @@ impl Default for Config {
             rate_limit: RateLimit::default(),
             docker: Docker::default(),
             native: Native::default(),
+            build: Build::default(),
             pool: Pool::default(),
             limits: Limits::default(),
             container_limits: ContainerLimits::default(),
@@ -85,6 +90,7 @@ impl Default for Config {
             retry: Retry::default(),
             retention: Retention::default(),
             audit: Audit::default(),
+            secrets: Secrets::default(),
             log: Log::default(),
             job_types: job_type::built_in(),
         }
@@ -408,22 +414,6 @@ impl Default for Retry {
     }
 }
 
-/// How long bytes and records are kept. The log's proof is kept for ever.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Retention {
-    /// Code, input, output and artifacts, in days; 0 keeps them.
-    pub blobs_days: u32,
-    /// Execution records, in days; 0 keeps them.
-    pub records_days: u32,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self { blobs_days: 30, records_days: 90 }
-    }
-}
-
 /// How the log is sealed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -449,6 +439,16 @@ impl Default for Audit {
             trusted_key_files: Vec::new(),
         }
     }
+}
+
+/// The key under which the tenants' secrets lie in the database. Without one there are no secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Secrets {
+    /// 64 hexadecimal digits; best given as `TAKO_VM_SECRETS__KEY` in the environment.
+    pub key: Secret,
+    /// A file that holds it, closed to all but its owner; instead of `key`.
+    pub key_file: PathBuf,
 }
 
 /// What the server says to standard error.

@@ -269,6 +269,7 @@ fn origin_of(origins: &BTreeMap<String, String>, key: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shared_code::SharedCode;
     use super::*;
 
     fn sources(directory: &Path) -> Sources {
@@ -382,7 +383,7 @@ mod tests {
         assert_eq!(job_types["one"].timeout.as_secs(), 5);
         assert_eq!(job_types["two"].timeout.as_secs(), 6);
         let shared = dir.path().join("config/job_types/lib.py");
-        assert_eq!(job_types["two"].shared_code.as_deref(), Some(shared.as_path()));
+        assert_eq!(job_types["two"].shared_code, Some(SharedCode::Path(shared)));
         assert!(job_types.contains_key("default"));
 
         write(dir.path(), "config/job_types/three.yaml", "timeout: -1\n");

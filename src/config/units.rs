@@ -93,3 +93,14 @@ pub mod bytes {
         }
     }
 }
+
+/// A size for people: one digit behind the point of the largest unit that it fills.
+pub fn display_bytes(value: u64) -> String {
+    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        let whole = 1_u64 << shift;
+        if value >= whole {
+            return format!("{:.1} {unit}", value as f64 / whole as f64);
+        }
+    }
+    format!("{value} B")
+}
