@@ -15,6 +15,10 @@ pub enum StreamKind {
     Execution = 1,
     Build = 2,
     Node = 3,
+    /// What an installation does with its own log.
+    Upkeep = 4,
+    /// The definitions of a job type.
+    JobType = 5,
 }
 
 impl StreamKind {
@@ -23,11 +27,19 @@ impl StreamKind {
             Self::Execution => "execution",
             Self::Build => "build",
             Self::Node => "node",
+            Self::Upkeep => "upkeep",
+            Self::JobType => "job_type",
         }
     }
 
+    const ALL: [Self; 5] = [Self::Execution, Self::Build, Self::Node, Self::Upkeep, Self::JobType];
+
     pub(super) fn from_code(code: i16) -> Option<Self> {
-        [Self::Execution, Self::Build, Self::Node].into_iter().find(|kind| *kind as i16 == code)
+        Self::ALL.into_iter().find(|kind| *kind as i16 == code)
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
@@ -99,7 +111,7 @@ impl Append {
 }
 
 /// What lists know of an execution. The record itself is read from its events.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct RecordRow {
     pub tenant: String,
     pub job_type: String,

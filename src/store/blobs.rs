@@ -1,6 +1,6 @@
 //! Bytes by the SHA-256 of them: code, input, output, artifacts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -10,14 +10,14 @@ use super::error::Error;
 use crate::domain::Digest;
 
 impl Store {
-    /// Keeps blobs, one statement each. What is kept already is left alone. For blobs too large to
+    /// Keeps blobs, one statement each. What is kept already is held: retention leaves it alone for a day. For blobs too large to
     /// ride along with an append; put them before it. Durable when it returns.
     ///
     /// # Errors
     /// [`Error::Unavailable`]; the blobs before the failed one are kept.
     pub async fn put_blobs(&self, blobs: &[Blob]) -> Result<(), Error> {
         for blob in blobs {
-            sqlx::query("INSERT INTO blobs (hash, size, bytes) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING")
+            sqlx::query("INSERT INTO blobs (hash, size, bytes) VALUES ($1, $2, $3) ON CONFLICT (hash) DO UPDATE SET created_at = now()")
                 .bind(*blob.hash().as_bytes())
                 .bind(i64::try_from(blob.bytes().len()).unwrap_or(i64::MAX))
                 .bind(blob.bytes().as_ref())
@@ -57,6 +57,23 @@ impl Store {
             .collect()
     }
 
+    /// Holds blobs: retention leaves them alone for a day, in which something that names them can be
+    /// appended. Answers with those that are not kept.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn hold_blobs(&self, hashes: &[Digest]) -> Result<Vec<Digest>, Error> {
+        // By itself: the look that follows must not see what a removal took while this waited for it.
+        sqlx::query(
+            "UPDATE blobs SET created_at = now() WHERE hash = ANY ($1) AND created_at < now() - interval '1 hour'",
+        )
+        .bind(columns(hashes))
+        .execute(self.pool())
+        .await
+        .map_err(Error::during("hold blobs"))?;
+        self.missing_blobs(hashes).await
+    }
+
     /// Those of the blobs that are not kept.
     ///
     /// # Errors
@@ -67,6 +84,7 @@ impl Store {
             .fetch_all(self.pool())
             .await
             .map_err(Error::during("look for blobs"))?;
+        let kept: HashSet<_> = kept.into_iter().collect();
         Ok(hashes.iter().copied().filter(|hash| !kept.contains(hash.as_bytes())).collect())
     }
 }

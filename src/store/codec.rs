@@ -37,7 +37,7 @@ impl StoredEvent {
     /// [`Error::Corrupt`] for a type or schema version that this program does not know, and for
     /// a payload that does not read.
     pub fn envelope(&self) -> Result<Envelope, Error> {
-        let event = event_of(&self.event_type, self.schema_version, &self.payload)
+        let event = event_of(&self.event_type, self.schema_version, self.readable())
             .map_err(|error| Error::corrupt("events", self.position, error.column, error.reason))?;
         Ok(Envelope {
             event_id: self.event_id,

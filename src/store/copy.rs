@@ -6,13 +6,15 @@
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
-use sqlx::postgres::PgPoolCopyExt as _;
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::chain::Link;
 use super::database::Store;
 use super::error::Error;
 use crate::domain::Digest;
+
+const COPY: &str = "copy events";
 
 /// Begins every binary COPY; flags and the length of an extension follow.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -50,19 +52,29 @@ impl Store {
     /// The events that a condition lets through, in an order, `limit` at most. The condition and
     /// the order must come from this program alone: COPY has no parameters.
     pub(super) async fn copy_events(&self, condition: &str, order: &str, limit: i64) -> Result<Copied, Error> {
-        let statement = format!(
-            "COPY (SELECT {COLUMNS} FROM events WHERE {condition} ORDER BY {order} LIMIT {limit}) \
-             TO STDOUT (FORMAT binary)"
-        );
-        let run = Error::during("copy events");
-        let mut bytes = Vec::new();
-        let mut stream = self.pool().copy_out_raw(&statement).await.map_err(&run)?;
-        while let Some(part) = stream.try_next().await.map_err(&run)? {
-            let part: Bytes = part;
-            bytes.extend_from_slice(&part);
-        }
-        Ok(Copied { bytes })
+        let mut connection = self.pool().acquire().await.map_err(Error::during(COPY))?;
+        copy_events(&mut connection, condition, order, limit).await
     }
+}
+
+/// The same in the transaction of a connection.
+pub(super) async fn copy_events(
+    connection: &mut PgConnection,
+    condition: &str,
+    order: &str,
+    limit: i64,
+) -> Result<Copied, Error> {
+    let statement = format!(
+        "COPY (SELECT {COLUMNS} FROM events WHERE {condition} ORDER BY {order} LIMIT {limit}) TO STDOUT (FORMAT binary)"
+    );
+    let run = Error::during(COPY);
+    let mut bytes = Vec::new();
+    let mut stream = connection.copy_out_raw(&statement).await.map_err(&run)?;
+    while let Some(part) = stream.try_next().await.map_err(&run)? {
+        let part: Bytes = part;
+        bytes.extend_from_slice(&part);
+    }
+    Ok(Copied { bytes })
 }
 
 impl Copied {

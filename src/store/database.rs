@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 
 use super::error::Error;
+use super::payload_keys::Privacy;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -47,8 +48,14 @@ impl Options {
         let options = PgConnectOptions::from_str(&self.url).map_err(Error::during("read URL"))?;
         Ok(options
             .application_name(&self.application_name)
-            // A transaction that its program forgot would keep the append lock for ever.
-            .options([("idle_in_transaction_session_timeout", "30s")])
+            .options([
+                // A transaction that its program forgot would keep the append lock for ever.
+                ("idle_in_transaction_session_timeout", "30s"),
+                // A prepared statement keeps the plan it got while the tables were small: without this a
+                // young connection reads streams by walking over the whole log, for as long as it lives.
+                ("enable_seqscan", "off"),
+                ("jit", "off"),
+            ])
             .disable_statement_logging())
     }
 }
@@ -60,6 +67,8 @@ pub struct Store {
     node: Arc<str>,
     /// What the last claim learned; see `claim_jobs`.
     floors: Arc<Mutex<Vec<i64>>>,
+    /// How private payloads are treated; without it they are appended as they are.
+    privacy: Option<Privacy>,
 }
 
 impl Store {
@@ -88,9 +97,16 @@ impl Store {
             .await
             .map_err(Error::during("connect"))?;
         let floors = Arc::new(Mutex::new(vec![0; PRIORITIES]));
-        let store = Self { pool, node: options.node.as_str().into(), floors };
+        let store = Self { pool, node: options.node.as_str().into(), floors, privacy: None };
         store.check_migrations().await?;
         Ok(store)
+    }
+
+    /// The same store, with keys for what is private in events.
+    #[must_use]
+    pub fn with_privacy(mut self, privacy: Option<Privacy>) -> Self {
+        self.privacy = privacy;
+        self
     }
 
     async fn check_migrations(&self) -> Result<(), Error> {
@@ -141,6 +157,10 @@ impl Store {
 
     pub(super) fn node(&self) -> &str {
         &self.node
+    }
+
+    pub(super) fn privacy(&self) -> Option<&Privacy> {
+        self.privacy.as_ref()
     }
 
     pub(super) fn floors(&self) -> MutexGuard<'_, Vec<i64>> {

@@ -7,9 +7,9 @@ use super::append::DeadLetterRow;
 use super::database::Store;
 use super::error::Error;
 
-type Columns = (Uuid, DateTime<Utc>, i32, String, String, String, String, Option<String>, Option<String>);
+pub(super) type Columns = (Uuid, DateTime<Utc>, i32, String, String, String, String, Option<String>, Option<String>);
 
-fn letter(columns: Columns) -> DeadLetterRow {
+pub(super) fn letter(columns: Columns) -> DeadLetterRow {
     let (execution_id, created_at, retry_count, tenant, job_type, error_type, error_message, client_ip, correlation_id) =
         columns;
     DeadLetterRow {

@@ -46,6 +46,9 @@ pub enum Error {
     /// Migrations of this program have not been run.
     #[error("the database is at migration {database}, this program needs {program}: run its migrations")]
     DatabaseOlder { database: i64, program: i64 },
+    /// One rebuild at a time.
+    #[error("another rebuild of the projections is under way: wait until it ends")]
+    RebuildRunning,
     /// A migration failed; the ones before it stay.
     #[error("migrations failed")]
     Migration(#[source] Arc<sqlx::migrate::MigrateError>),

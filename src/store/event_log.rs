@@ -34,7 +34,10 @@ impl Store {
     /// [`Error::Invalid`] and [`Error::Refused`] for an item that can never be appended.
     /// [`Error::Unavailable`] when it is unknown whether it was appended; the same item, with
     /// the same event ids, may be given again.
-    pub async fn append_batch(&self, items: Vec<Append>) -> Vec<Result<Outcome, Error>> {
+    pub async fn append_batch(&self, mut items: Vec<Append>) -> Vec<Result<Outcome, Error>> {
+        if let Err(error) = self.close_payloads(&mut items).await {
+            return items.iter().map(|_| Err(error.clone())).collect();
+        }
         let mut results = Vec::with_capacity(items.len());
         let mut prepared = Vec::with_capacity(items.len());
         for item in items {

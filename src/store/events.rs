@@ -31,6 +31,8 @@ pub struct StoredEvent {
     pub causation_id: Option<Uuid>,
     /// JSON text, to the byte as it was appended.
     pub payload: String,
+    /// The payload with what is private in it, where that was encrypted and its key is there.
+    pub opened: Option<String>,
     /// `None` for the first event of a stream.
     pub prev_hash: Option<Digest>,
     pub hash: Digest,
@@ -47,6 +49,11 @@ pub struct LogFilter {
 }
 
 impl StoredEvent {
+    /// The payload as it may be read; its hash is that of `payload`.
+    pub fn readable(&self) -> &str {
+        self.opened.as_deref().unwrap_or(&self.payload)
+    }
+
     /// What the event's hash covers.
     pub fn link(&self) -> Link<'_> {
         Link {
@@ -82,6 +89,7 @@ impl FromRow<'_, PgRow> for StoredEvent {
             correlation_id: row.try_get("correlation_id")?,
             causation_id: row.try_get("causation_id")?,
             payload: payload.0.get().to_owned(),
+            opened: None,
             prev_hash: optional_digest(row, "prev_hash")?,
             hash: digest(row, "hash")?,
         })
@@ -94,13 +102,15 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`]; [`Error::Refused`] for a row that does not read.
     pub async fn stream_events(&self, stream_id: Uuid, version: i32, limit: u32) -> Result<Vec<StoredEvent>, Error> {
-        sqlx::query_as("SELECT * FROM events WHERE stream_id = $1 AND version > $2 ORDER BY version LIMIT $3")
-            .bind(stream_id)
-            .bind(version)
-            .bind(i64::from(limit))
-            .fetch_all(self.pool())
-            .await
-            .map_err(Error::during("read stream"))
+        let events =
+            sqlx::query_as("SELECT * FROM events WHERE stream_id = $1 AND version > $2 ORDER BY version LIMIT $3")
+                .bind(stream_id)
+                .bind(version)
+                .bind(i64::from(limit))
+                .fetch_all(self.pool())
+                .await
+                .map_err(Error::during("read stream"))?;
+        self.open_payloads(events).await
     }
 
     /// Up to `limit` events after `position` in the order of the log, of the given kinds (none:
@@ -110,7 +120,7 @@ impl Store {
     /// As [`Store::stream_events`].
     pub async fn log_events(&self, position: i64, kinds: &[EventKind], limit: u32) -> Result<Vec<StoredEvent>, Error> {
         let names: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
-        sqlx::query_as(
+        let events = sqlx::query_as(
             "SELECT * FROM events WHERE position > $1 AND ($2 = '{}' OR event_type = ANY ($2)) \
              ORDER BY position LIMIT $3",
         )
@@ -119,7 +129,8 @@ impl Store {
         .bind(i64::from(limit))
         .fetch_all(self.pool())
         .await
-        .map_err(Error::during("read log"))
+        .map_err(Error::during("read log"))?;
+        self.open_payloads(events).await
     }
 
     /// Up to `limit` events after one position and up to another that a filter lets through, in
@@ -151,7 +162,8 @@ impl Store {
             query.push(" AND recorded_at < ").push_bind(until);
         }
         query.push(" ORDER BY position LIMIT ").push_bind(i64::from(limit));
-        query.build_query_as().fetch_all(self.pool()).await.map_err(Error::during("read log"))
+        let events = query.build_query_as().fetch_all(self.pool()).await.map_err(Error::during("read log"))?;
+        self.open_payloads(events).await
     }
 
     /// The position of the newest event; 0 for an empty log.

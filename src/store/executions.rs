@@ -26,6 +26,9 @@ pub struct Filter {
     /// Created at this moment or later, and before that one.
     pub since: Option<DateTime<Utc>>,
     pub until: Option<DateTime<Utc>>,
+    /// Only those that come after this one in a list: a page begins where the one before ended,
+    /// at the same cost however deep it is.
+    pub before: Option<Uuid>,
 }
 
 /// A page of records, newest first.
@@ -56,7 +59,7 @@ impl Store {
                 .fetch_all(self.pool())
                 .await
                 .map_err(Error::during("read records"))?;
-        fold(&events)
+        fold(&self.open_payloads(events).await?)
     }
 
     /// The records that a filter lets through, newest first.
@@ -65,28 +68,16 @@ impl Store {
     /// As [`Store::record`].
     pub async fn list(&self, filter: &Filter, limit: u32, offset: u64) -> Result<Page, Error> {
         let mut query = QueryBuilder::new("SELECT e.* FROM (SELECT x.execution_id");
-        push_filter(&mut query, filter);
-        query.push(" ORDER BY x.execution_id DESC LIMIT ").push_bind(i64::from(limit) + 1);
+        let id = push_filter(&mut query, filter);
+        query.push(" ORDER BY ").push(id).push(" DESC LIMIT ").push_bind(i64::from(limit) + 1);
         query.push(" OFFSET ").push_bind(i64::try_from(offset).unwrap_or(i64::MAX));
         query.push(") l JOIN events e ON e.stream_id = l.execution_id ORDER BY e.stream_id DESC, e.version");
         let events: Vec<_> =
             query.build_query_as().fetch_all(self.pool()).await.map_err(Error::during("list executions"))?;
-        let mut records = fold(&events)?;
+        let mut records = fold(&self.open_payloads(events).await?)?;
         let has_more = records.len() > limit as usize;
         records.truncate(limit as usize);
         Ok(Page { records, has_more })
-    }
-
-    /// How many executions a filter lets through. Takes time in proportion to the answer.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`].
-    pub async fn count(&self, filter: &Filter) -> Result<u64, Error> {
-        let mut query = QueryBuilder::new("SELECT count(*)");
-        push_filter(&mut query, filter);
-        let count: i64 =
-            query.build_query_scalar().fetch_one(self.pool()).await.map_err(Error::during("count executions"))?;
-        Ok(count.unsigned_abs())
     }
 
     /// Those of the executions that have ended; one question for all that are waited for.
@@ -102,10 +93,15 @@ impl Store {
     }
 }
 
-fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
+/// Answers with the id by which to sort and to cut: of the table that says most about the answer.
+/// PostgreSQL takes the two sides of a join for the same where they must be equal, not where one
+/// is greater.
+fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) -> &'static str {
+    let mut id = "x.execution_id";
     query.push(" FROM executions x");
     match filter.status {
         Some(status) if status.is_terminal() => {
+            id = "n.execution_id";
             query.push(" JOIN endings n ON n.execution_id = x.execution_id WHERE n.status = ");
             query.push_bind(status.as_str());
         }
@@ -131,12 +127,16 @@ fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &Filter) {
     // clocks differ, so the index leaves away nothing that the exact moment would not.
     if let Some(since) = filter.since {
         query.push(" AND x.created_at >= ").push_bind(since);
-        query.push(" AND x.execution_id >= ").push_bind(first_id_of(since - TimeDelta::hours(1)));
+        query.push(format!(" AND {id} >= ")).push_bind(first_id_of(since - TimeDelta::hours(1)));
     }
     if let Some(until) = filter.until {
         query.push(" AND x.created_at < ").push_bind(until);
-        query.push(" AND x.execution_id < ").push_bind(first_id_of(until + TimeDelta::hours(1)));
+        query.push(format!(" AND {id} < ")).push_bind(first_id_of(until + TimeDelta::hours(1)));
     }
+    if let Some(before) = filter.before {
+        query.push(format!(" AND {id} < ")).push_bind(before);
+    }
+    id
 }
 
 /// The smallest UUIDv7 of a moment: its milliseconds since 1970 in the first 48 bits.

@@ -120,6 +120,7 @@ impl Store {
                 .fetch_all(self.pool())
                 .await
                 .map_err(Error::during(LINEAGE))?;
+        let events = self.open_payloads(events).await?;
         let mut members = Vec::with_capacity(ids.len());
         for stream in events.chunk_by(|one, next| one.stream_id == next.stream_id) {
             let envelopes: Vec<Envelope> = stream.iter().map(StoredEvent::envelope).collect::<Result<_, _>>()?;
@@ -175,7 +176,7 @@ impl Store {
             .fetch_all(self.pool())
             .await
             .map_err(Error::during("find submissions"))?;
-        let mut records: Vec<Stored> = fold(&events)?;
+        let mut records: Vec<Stored> = fold(&self.open_payloads(events).await?)?;
         let has_more = records.len() > limit as usize;
         records.truncate(limit as usize);
         records.retain(|stored| is_meant(&stored.record.submitted));

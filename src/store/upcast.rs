@@ -25,9 +25,9 @@ pub(super) enum NotUpcast {
 /// From version 1 to 2, from 2 to 3, and so on to today's.
 fn chain(kind: EventKind) -> &'static [Upcaster] {
     match kind {
-        EventKind::JobSubmitted => &[job_submitted_2],
+        EventKind::JobSubmitted => &[job_submitted_2, unchanged],
         EventKind::ExecutionStarted => &[execution_started_2],
-        EventKind::ReplayVerdictRecorded => &[replay_verdict_recorded_2],
+        EventKind::ReplayVerdictRecorded => &[replay_verdict_recorded_2, unchanged],
         EventKind::JobRejected
         | EventKind::JobDequeued
         | EventKind::ExecutionSucceeded
@@ -41,13 +41,23 @@ fn chain(kind: EventKind) -> &'static [Upcaster] {
         | EventKind::JobDeadLettered
         | EventKind::DeadLetterRequeued
         | EventKind::DeadLetterDiscarded
+        | EventKind::SecretsDelivered
+        | EventKind::EgressObserved
         | EventKind::BuildRequested
         | EventKind::BuildStarted
         | EventKind::BuildSucceeded
         | EventKind::BuildFailed
+        | EventKind::JobTypeDefined
         | EventKind::NodeStarted
         | EventKind::NodeDraining
-        | EventKind::NodeStopped => &[],
+        | EventKind::NodeStopped
+        | EventKind::SecretSet
+        | EventKind::SecretRemoved
+        | EventKind::ExecutionExpired
+        | EventKind::PayloadShredded
+        | EventKind::TenantShredded
+        | EventKind::RetentionApplied
+        | EventKind::LogArchived => &[],
     }
 }
 
@@ -88,6 +98,12 @@ fn replay_verdict_recorded_2(mut payload: Value) -> Result<Value, NotUpcast> {
         }
         Some(_) | None => return Err(NotUpcast::Misfit("the verdict is not known".to_owned())),
     }
+    Ok(payload)
+}
+
+/// Version 3 of a job says which secrets it wants, where it wants some; version 3 of a verdict has one
+/// more cause. What was written before is what would be written now.
+fn unchanged(payload: Value) -> Result<Value, NotUpcast> {
     Ok(payload)
 }
 

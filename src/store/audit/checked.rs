@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::merkle;
 use crate::domain::Digest;
-use crate::store::chain;
+use crate::store::chain::{self, Link};
 use crate::store::copy::Copied;
 use crate::store::error::Error;
 
@@ -12,8 +12,31 @@ use crate::store::error::Error;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Checked {
     pub position: i64,
-    /// `None` for an event that does not read.
-    pub event: Result<Own, &'static str>,
+    pub event: Found,
+}
+
+/// What there is of an event.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Found {
+    Here(Own),
+    /// A column does not read.
+    Unreadable(&'static str),
+    /// It was archived, and its leaf alone was kept.
+    Archived(Digest),
+}
+
+impl Checked {
+    /// The leaf of an event that is elsewhere.
+    pub(super) fn archived(position: i64, stream_kind: i16, hash: &Digest) -> Self {
+        Self { position, event: Found::Archived(merkle::leaf(position, stream_kind, hash)) }
+    }
+
+    pub(super) fn own(&self) -> Option<&Own> {
+        match &self.event {
+            Found::Here(own) => Some(own),
+            Found::Unreadable(_) | Found::Archived(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -28,22 +51,41 @@ pub(super) struct Own {
     pub fits: bool,
 }
 
+impl Own {
+    /// Recomputes the hash of an event.
+    pub(super) fn of(
+        position: i64,
+        stream_kind: i16,
+        link: &Link<'_>,
+        prev_hash: Option<Digest>,
+        hash: Digest,
+    ) -> Self {
+        Self {
+            stream_id: link.stream_id,
+            version: link.version,
+            prev_hash,
+            hash,
+            leaf: merkle::leaf(position, stream_kind, &hash),
+            fits: chain::hash(prev_hash.as_ref(), link) == hash,
+        }
+    }
+}
+
 /// Recomputes every hash of what was copied.
 pub(super) fn check(copied: &Copied) -> Result<Vec<Checked>, Error> {
     let mut checked = Vec::new();
     copied.read(|event| {
         checked.push(match event {
-            Err(unreadable) => Checked { position: unreadable.position, event: Err(unreadable.column) },
+            Err(unreadable) => Checked { position: unreadable.position, event: Found::Unreadable(unreadable.column) },
             Ok(event) => Checked {
                 position: event.position,
-                event: Ok(Own {
-                    stream_id: event.link.stream_id,
-                    version: event.link.version,
-                    prev_hash: event.prev_hash,
-                    hash: event.hash,
-                    leaf: merkle::leaf(event.position, event.stream_kind, &event.hash),
-                    fits: chain::hash(event.prev_hash.as_ref(), &event.link) == event.hash,
-                }),
+                event: Found::Here(Own::of(
+                    event.position,
+                    event.stream_kind,
+                    &event.link,
+                    event.prev_hash,
+                    event.hash,
+                )),
             },
         });
         Ok(())

@@ -64,6 +64,14 @@ pub enum Wrong {
     AnchorGone { last: i64 },
     #[error("the seal is not the one that was kept elsewhere: the history before it was made anew")]
     AnchorDiffers,
+    #[error("line {line} of the archive cannot be read: {why}")]
+    Line { line: u64, why: String },
+    #[error("the archive does not end as it was written: it says {said}, but {found} were read")]
+    ArchiveCounts { said: String, found: String },
+    #[error("the archive ends without its last line: it was cut off")]
+    ArchiveCutOff,
+    #[error("the events from position {first} on stand under no seal of the archive")]
+    NotSealed { first: i64 },
 }
 
 impl Wrong {
@@ -89,6 +97,10 @@ impl Wrong {
             Self::AnchorBroken => "anchor_broken",
             Self::AnchorGone { .. } => "anchor_gone",
             Self::AnchorDiffers => "anchor_differs",
+            Self::Line { .. } => "line",
+            Self::ArchiveCounts { .. } => "archive_counts",
+            Self::ArchiveCutOff => "archive_cut_off",
+            Self::NotSealed { .. } => "not_sealed",
         }
     }
 }

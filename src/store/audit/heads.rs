@@ -27,6 +27,11 @@ impl Heads {
         self.young.get(stream_id).or_else(|| self.old.get(stream_id)).copied()
     }
 
+    /// Whether a stream that is not known may have been.
+    pub(super) fn has_forgotten(&self) -> bool {
+        !self.old.is_empty()
+    }
+
     pub(super) fn set(&mut self, stream_id: Uuid, head: Head) {
         if self.young.len() >= GENERATION && !self.young.contains_key(&stream_id) {
             self.old = std::mem::take(&mut self.young);

@@ -6,11 +6,14 @@
 //! [`Fault`], and a [`Proof`] shows somebody without the database that an execution's events were
 //! sealed. `docs/audit.md` tells all of it, to the byte.
 
+mod archive;
+mod archive_check;
 mod checked;
 mod fault;
 mod heads;
 mod keys;
 pub mod merkle;
+mod parquet;
 mod proof;
 mod proving;
 mod seal;
@@ -18,8 +21,11 @@ mod sealing;
 mod verify;
 mod walk;
 
+pub use archive::{Exported, NotExported};
+pub use archive_check::verify_archives;
 pub use fault::{Fault, Wrong};
 pub use keys::{NotAKey, PublicKey, Signature, SigningKey};
+pub use parquet::{NotConverted, to_parquet};
 pub use proof::{Proof, ProofEvent, Proven, Refuted};
 pub use seal::Seal;
 pub use sealing::{SealEnd, Sealing};

@@ -56,7 +56,8 @@ impl Store {
 
     async fn tree(&self, seal: &Seal) -> Result<Tree, Error> {
         let events: Vec<(i64, i16, [u8; 32])> = sqlx::query_as(
-            "SELECT position, stream_kind, hash FROM events WHERE position BETWEEN $1 AND $2 ORDER BY position",
+            "SELECT position, stream_kind, hash FROM events WHERE position BETWEEN $1 AND $2 UNION ALL \
+             SELECT position, stream_kind, hash FROM archived_leaves WHERE position BETWEEN $1 AND $2 ORDER BY position",
         )
         .bind(seal.first_position)
         .bind(seal.last_position)

@@ -25,6 +25,7 @@ pub struct Seal {
     pub last_position: i64,
     pub event_count: i64,
     /// To the microsecond.
+    #[serde(deserialize_with = "exactly")]
     pub sealed_at: DateTime<Utc>,
     /// Of the Merkle tree over the events.
     pub root: Digest,
@@ -35,6 +36,17 @@ pub struct Seal {
     /// Who signed; `None` for a seal that nobody did.
     pub public_key: Option<PublicKey>,
     pub signature: Option<Signature>,
+}
+
+/// A time in the very text that is written of it: of others, several would mean the same.
+pub(super) fn exactly<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+    use serde::de::Error as _;
+    let text = String::deserialize(deserializer)?;
+    let time: DateTime<Utc> = text.parse().map_err(D::Error::custom)?;
+    match serde_json::to_value(time) {
+        Ok(written) if written == text.as_str() => Ok(time),
+        _ => Err(D::Error::custom(format_args!("{text:?} is not how a time is written"))),
+    }
 }
 
 impl Seal {

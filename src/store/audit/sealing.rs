@@ -89,6 +89,8 @@ impl Store {
         .await
         .map_err(&run)?;
         if events.is_empty() || events.len() < sealing.at_least as usize {
+            // Whoever comes next must not find the lock held.
+            transaction.rollback().await.map_err(&run)?;
             return Ok(None);
         }
         let (last, root) = root(sealed, &events)?;

@@ -1,5 +1,6 @@
 //! The full check of a log, straight from the database.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -79,6 +80,8 @@ pub struct Progress {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verified {
     pub events: u64,
+    /// Positions whose events were archived and dropped: their seals alone are looked at here.
+    pub archived: u64,
     /// Streams that begin among the events.
     pub streams: u64,
     pub first_position: i64,
@@ -153,8 +156,8 @@ impl Store {
         let of = u64::try_from(end - first + 1).unwrap_or_default();
         while let Some(page) = pages.try_next().await? {
             let Some(last) = page.last() else { continue };
-            for seal in seals.up_to(last.position).await? {
-                walk.admit(seal);
+            for (seal, is_elsewhere) in seals.up_to(last.position).await? {
+                walk.admit_with(seal, is_elsewhere);
             }
             let unknown = walk.unknown(&page);
             walk.heads.look_up(self, &unknown).await?;
@@ -162,8 +165,8 @@ impl Store {
             progress(Progress { events: walk.verified.events, of });
         }
         if is_complete {
-            for seal in seals.up_to(i64::MAX).await? {
-                walk.admit(seal);
+            for (seal, is_elsewhere) in seals.up_to(i64::MAX).await? {
+                walk.admit_with(seal, is_elsewhere);
             }
         }
         walk.finish(end, is_complete.then_some(log.newest));
@@ -188,15 +191,41 @@ impl Store {
         Ok(of_a_seal.unwrap_or(far).min(newest))
     }
 
+    /// Those of the seals behind one and up to another whose events were all archived.
+    pub(super) async fn archived_seals(&self, after: i64, last: i64) -> Result<HashSet<i64>, Error> {
+        let numbers: Vec<i64> =
+            sqlx::query_scalar("SELECT seal_no FROM archived_seals WHERE seal_no > $1 AND seal_no <= $2")
+                .bind(after)
+                .bind(last)
+                .fetch_all(self.pool())
+                .await
+                .map_err(Error::during("read archived seals"))?;
+        Ok(numbers.into_iter().collect())
+    }
+
     async fn page(&self, first: i64, last: i64) -> Result<Vec<Checked>, Error> {
         // Twice the page, should somebody have doubled positions.
         let copied = self
             .copy_events(&format!("position BETWEEN {first} AND {last}"), "position, stream_id, version", 2 * PAGE)
             .await?;
-        match tokio::task::spawn_blocking(move || checked::check(&copied)).await {
-            Ok(checked) => checked,
+        let archived: Vec<(i64, i16, [u8; 32])> =
+            sqlx::query_as("SELECT position, stream_kind, hash FROM archived_leaves WHERE position BETWEEN $1 AND $2")
+                .bind(first)
+                .bind(last)
+                .fetch_all(self.pool())
+                .await
+                .map_err(Error::during("read archived leaves"))?;
+        let mut checked = match tokio::task::spawn_blocking(move || checked::check(&copied)).await {
+            Ok(checked) => checked?,
             Err(lost) => std::panic::resume_unwind(lost.into_panic()),
+        };
+        if !archived.is_empty() {
+            let leaf =
+                |(position, kind, hash)| Checked::archived(position, kind, &crate::domain::Digest::from_bytes(hash));
+            checked.extend(archived.into_iter().map(leaf));
+            checked.sort_by_key(|checked| checked.position);
         }
+        Ok(checked)
     }
 }
 
@@ -213,8 +242,9 @@ struct Seals<'a> {
 }
 
 impl Seals<'_> {
-    /// Those not yet given of which one covers something up to the position.
-    async fn up_to(&mut self, position: i64) -> Result<Vec<Seal>, Error> {
+    /// Those not yet given of which one covers something up to the position, and whether their events were
+    /// all archived.
+    async fn up_to(&mut self, position: i64) -> Result<Vec<(Seal, bool)>, Error> {
         let mut seals = Vec::new();
         while self.through < position && self.after < self.last {
             let mut page = self.store.seals(self.after, SEALS).await?;
@@ -223,9 +253,13 @@ impl Seals<'_> {
                 self.after = self.last;
                 break;
             };
+            let elsewhere = self.store.archived_seals(self.after, last.seal_no).await?;
             self.after = last.seal_no;
             self.through = self.through.max(last.last_position);
-            seals.extend(page);
+            seals.extend(page.into_iter().map(|seal| {
+                let is_elsewhere = elsewhere.contains(&seal.seal_no);
+                (seal, is_elsewhere)
+            }));
         }
         Ok(seals)
     }

@@ -4,12 +4,13 @@ use std::collections::{HashSet, VecDeque};
 
 use uuid::Uuid;
 
-use super::checked::{Checked, Own};
+use super::checked::{Checked, Found, Own};
 use super::fault::{Fault, Wrong};
 use super::heads::Heads;
 use super::merkle::Growing;
 use super::seal::Seal;
 use super::verify::{Trust, Verified};
+use crate::domain::Digest;
 
 /// Faults that are told one by one; the others are counted.
 const MAX_FAULTS: usize = 100;
@@ -25,6 +26,7 @@ pub(super) struct Walk<'a> {
     open: VecDeque<Open>,
     /// The seal that was admitted last.
     newest: Option<Seal>,
+    begins_late: bool,
     pub verified: Verified,
 }
 
@@ -33,6 +35,8 @@ struct Open {
     tree: Growing,
     /// An event of it is missing or unreadable, so that its root cannot fit.
     is_incomplete: bool,
+    /// All its events were archived: it links the seals, and its root shows nothing here.
+    is_elsewhere: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -45,6 +49,7 @@ impl<'a> Walk<'a> {
             next,
             open: VecDeque::new(),
             newest: None,
+            begins_late: base.is_some(),
             verified: Verified { first_position: next, last_position: next - 1, ..Verified::default() },
         };
         if let Some(base) = &base {
@@ -58,6 +63,11 @@ impl<'a> Walk<'a> {
 
     /// Takes the next seal.
     pub(super) fn admit(&mut self, seal: Seal) {
+        self.admit_with(seal, false);
+    }
+
+    /// Takes the next seal; all its events may have been archived.
+    pub(super) fn admit_with(&mut self, seal: Seal, is_elsewhere: bool) {
         let previous = self.newest.as_ref();
         let expected = previous.map_or(0, |previous| previous.seal_no) + 1;
         if seal.seal_no > expected {
@@ -74,7 +84,7 @@ impl<'a> Walk<'a> {
         self.verified.seals += 1;
         self.verified.last_seal = seal.seal_no;
         let is_incomplete = seal.first_position < self.next;
-        self.open.push_back(Open { seal: seal.clone(), tree: Growing::default(), is_incomplete });
+        self.open.push_back(Open { seal: seal.clone(), tree: Growing::default(), is_incomplete, is_elsewhere });
         self.newest = Some(seal);
     }
 
@@ -100,7 +110,7 @@ impl<'a> Walk<'a> {
     pub(super) fn unknown(&self, page: &[Checked]) -> Vec<(Uuid, i32, i64)> {
         let mut seen = HashSet::new();
         let unknown = page.iter().filter_map(|checked| {
-            let own = checked.event.ok()?;
+            let own = checked.own()?;
             let is_first = self.heads.get(&own.stream_id).is_none() && seen.insert(own.stream_id);
             (is_first && own.version > 1).then_some((own.stream_id, own.version, checked.position))
         });
@@ -116,6 +126,7 @@ impl<'a> Walk<'a> {
 
     fn push_one(&mut self, checked: &Checked) {
         let position = checked.position;
+        self.pass(position - 1);
         self.close_before(position);
         if position > self.next {
             self.miss(self.next, position - 1);
@@ -125,19 +136,44 @@ impl<'a> Walk<'a> {
             return;
         }
         self.next = position + 1;
-        self.verified.events += 1;
         self.verified.last_position = position;
+        if let Found::Archived(leaf) = checked.event {
+            self.verified.archived += 1;
+            self.grow(position, leaf);
+            return;
+        }
+        self.verified.events += 1;
         match checked.event {
-            Err(column) => {
+            Found::Archived(_) => {}
+            Found::Unreadable(column) => {
                 self.say(Some(position), None, Wrong::Unreadable { column });
                 self.spoil(position);
             }
-            Ok(own) => {
+            Found::Here(own) => {
                 self.follow(position, &own);
-                if let Some(open) = self.open.iter_mut().find(|open| open.seal.covers(position)) {
-                    open.tree.push(own.leaf);
-                }
+                self.grow(position, own.leaf);
             }
+        }
+    }
+
+    fn grow(&mut self, position: i64, leaf: Digest) {
+        if let Some(open) = self.open.iter_mut().find(|open| open.seal.covers(position)) {
+            open.tree.push(leaf);
+        }
+    }
+
+    /// Goes over what stands under seals of which nothing is here, up to a position.
+    fn pass(&mut self, last: i64) {
+        while self.next <= last {
+            let next = self.next;
+            let Some(open) = self.open.iter().find(|open| open.seal.covers(next)) else { return };
+            if !open.is_elsewhere {
+                return;
+            }
+            let end = last.min(open.seal.last_position);
+            self.verified.archived += (end - next + 1).unsigned_abs();
+            self.verified.last_position = end;
+            self.next = end + 1;
         }
     }
 
@@ -169,16 +205,13 @@ impl<'a> Walk<'a> {
 
     /// Ends at a position; `log_end` is the log's own, where it was read to it.
     pub(super) fn finish(&mut self, end: i64, log_end: Option<i64>) {
+        self.pass(end);
         if self.next <= end {
             self.miss(self.next, end);
         }
         self.close_before(end + 1);
         let Some(log_end) = log_end else { return };
-        if let Some(open) = self.open.front() {
-            let (number, first, last) = (open.seal.seal_no, open.seal.first_position, open.seal.last_position);
-            let at = first.max(log_end + 1);
-            self.say_of_seal(number, Some(at), Wrong::CutOff { last, log_end });
-        }
+        self.find_cut_off(log_end);
         let newest = self.newest.as_ref().map_or(0, |seal| seal.seal_no);
         if let Some(anchor) =
             self.trust.anchors.iter().filter(|anchor| anchor.seal_no > newest).min_by_key(|a| a.seal_no)
@@ -188,13 +221,54 @@ impl<'a> Walk<'a> {
         }
     }
 
+    fn find_cut_off(&mut self, log_end: i64) {
+        if let Some(open) = self.open.front() {
+            let (number, first, last) = (open.seal.seal_no, open.seal.first_position, open.seal.last_position);
+            let at = first.max(log_end + 1);
+            self.say_of_seal(number, Some(at), Wrong::CutOff { last, log_end });
+        }
+    }
+
+    /// Ends with an archive, in which every event is under a seal and every seal whole. It need not reach
+    /// the anchors.
+    pub(super) fn finish_archive(&mut self) {
+        let elsewhere = self.open.iter().rev().take_while(|open| open.is_elsewhere);
+        let end = elsewhere.map(|open| open.seal.last_position).max().unwrap_or(0).max(self.next - 1);
+        self.finish(end, None);
+        self.find_cut_off(end);
+        let sealed = self.newest.as_ref().map_or(0, |seal| seal.last_position);
+        if sealed < end {
+            self.say(Some(sealed + 1), None, Wrong::NotSealed { first: sealed + 1 });
+        }
+    }
+
+    /// Takes events whose streams may have begun before what is walked over, and cannot be looked up.
+    pub(super) fn push_without_look_up(&mut self, page: &[Checked]) {
+        if self.begins_late || self.heads.has_forgotten() {
+            for checked in page {
+                let Some(own) = checked.own() else { continue };
+                // Its seal vouches for what it says of the event before it.
+                if let (None, Some(previous)) = (self.heads.get(&own.stream_id), own.prev_hash)
+                    && own.version > 1
+                {
+                    self.heads.set(own.stream_id, (own.version - 1, previous));
+                }
+            }
+        }
+        self.push(page);
+    }
+
     /// Closes the seals whose events must all have come before a position.
     fn close_before(&mut self, position: i64) {
         while self.open.front().is_some_and(|open| open.seal.last_position < position) {
-            let Some(Open { seal, tree, is_incomplete }) = self.open.pop_front() else { return };
+            let Some(Open { seal, tree, is_incomplete, is_elsewhere }) = self.open.pop_front() else { return };
             let (first, last) = (seal.first_position, seal.last_position);
             if self.next <= last {
                 // Told as missing in a moment, or as cut off.
+                continue;
+            }
+            if is_elsewhere && tree.leaves() == 0 {
+                self.verified.sealed_through = last;
                 continue;
             }
             let fits = tree.leaves() == seal.event_count.unsigned_abs() && tree.root() == Some(seal.root);
@@ -217,6 +291,10 @@ impl<'a> Walk<'a> {
         for open in self.open.iter_mut().filter(|open| open.seal.covers(position)) {
             open.is_incomplete = true;
         }
+    }
+
+    pub(super) fn say_of_file(&mut self, wrong: Wrong) {
+        self.tell(Fault { position: None, stream_id: None, version: None, seal_no: None, wrong });
     }
 
     pub(super) fn say_of_seal(&mut self, seal_no: i64, position: Option<i64>, wrong: Wrong) {
