@@ -5,14 +5,19 @@
 //! report facts (exit status, signal, who was killed and why); what they mean is decided in
 //! the domain.
 
+pub mod build;
 pub mod docker;
 pub mod guest_binary;
 pub mod native;
 pub mod pool;
+mod relay;
+mod runtime_dir;
 pub mod scripted;
 pub mod session;
+mod wheels;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,6 +26,10 @@ use serde::{Deserialize, Serialize};
 use tako_guest::protocol::{ArtifactLimits, Fault, Report};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use self::build::{BuildError, BuiltImage, Log, Made, Plan};
+use crate::domain::{Delivery, GpuRequest, SecretValue};
+use crate::egress::Gate;
 
 /// Which engine runs the sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,6 +65,34 @@ pub trait Engine: Send + Sync + 'static {
     /// Finds the image of an environment and makes it available if it can be had
     /// (pull, or local base-image script); answers with its immutable identity.
     async fn resolve_image(&self, reference: &str) -> Result<Image, Error>;
+
+    /// Why sandboxes of this engine cannot have these GPUs, if so, as a sentence. Answers at once.
+    fn gpu_refusal(&self, gpu: &GpuRequest) -> Option<String> {
+        Some(format!("the {} engine gives no {} GPU to sandboxes", self.kind().as_str(), gpu.vendor.as_str()))
+    }
+
+    /// Identity of what images of that reference stand on. `None` while the engine has no such
+    /// thing and may not, or cannot, get it.
+    async fn base(&self, reference: &str, obtain: bool) -> Result<Option<String>, Error>;
+
+    /// The plain image on a certain base, where the engine can have several; `None` when that base is
+    /// not here.
+    async fn image_on(&self, _: &build::Base) -> Result<Option<Image>, Error> {
+        Ok(None)
+    }
+
+    /// Builds the image of a version of a job type, with its packages and shared code; a later
+    /// build of it replaces it. When the future is dropped, the build ends and leaves nothing.
+    async fn build(&self, plan: &Plan, log: &Log) -> Result<Made, BuildError>;
+
+    /// The built image of a version, if it is here: name and digest of the version.
+    async fn find_built(&self, job_type: &str, digest: &str) -> Result<Option<Image>, Error>;
+
+    /// All built images of job types that are here.
+    async fn built(&self) -> Result<Vec<BuiltImage>, Error>;
+
+    /// Removes a built image, unless a sandbox uses it; answers whether it is gone.
+    async fn remove_built(&self, built: &BuiltImage) -> Result<bool, Error>;
 
     /// Starts a sandbox; returns when its interpreter waits for a job.
     ///
@@ -126,6 +163,8 @@ pub struct SandboxSpec {
     pub environment: BTreeMap<String, String>,
     /// Modules imported before the job arrives.
     pub preload: Vec<String>,
+    /// Only of an engine that does not refuse it; see [`Engine::gpu_refusal`].
+    pub gpu: Option<GpuRequest>,
     pub startup_timeout: Duration,
     pub labels: SandboxLabels,
 }
@@ -169,10 +208,21 @@ pub struct Job {
     pub input: Bytes,
     /// Further files below `/input`; names are checked at the API.
     pub files: Vec<(String, Bytes)>,
+    pub secrets: Vec<JobSecret>,
+    /// The code's way out; none without it.
+    pub egress: Option<Arc<Gate>>,
     pub execution_timeout: Duration,
     pub stdout_limit_bytes: u64,
     pub stderr_limit_bytes: u64,
     pub artifacts: ArtifactLimits,
+}
+
+/// A secret that a job gets.
+#[derive(Debug, Clone)]
+pub struct JobSecret {
+    pub name: String,
+    pub value: SecretValue,
+    pub delivery: Delivery,
 }
 
 /// Which of the two streams a chunk belongs to.

@@ -333,8 +333,8 @@ impl Shelf {
 
 /// Everything a sandbox is made of, but for whom.
 fn key(spec: &SandboxSpec) -> String {
-    let SandboxSpec { image, limits, environment, preload, startup_timeout: _, labels: _ } = spec;
-    format!("{image:?} {limits:?} {environment:?} {preload:?}")
+    let SandboxSpec { image, limits, environment, preload, gpu, startup_timeout: _, labels: _ } = spec;
+    format!("{image:?} {limits:?} {environment:?} {preload:?} {gpu:?}")
 }
 
 #[cfg(test)]

@@ -10,25 +10,29 @@
 //! | `output JSON` | `/output/result.json` |
 //! | `artifact NAME TEXT` | `/output/NAME` |
 //! | `read NAME` | what `/input/NAME` has, on standard output |
+//! | `secret NAME` | the value of that secret, and a newline, on standard output |
 //! | `sleep MS` | takes that long, or until the time limit or a cancel |
 //! | `exit CODE` | ends with that code |
 //! | `oom` | the OOM killer strikes |
 //! | `lose` | the sandbox vanishes: an infrastructure failure |
 //! | anything else | nothing |
 //!
+//! A build takes what its requirements say: `fails` fails, `hangs` never ends, any other is there.
+//!
 //! `%n` in a line is the number of the run, from 0, and `%i` the image's reference.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tako_guest::protocol::{End, Report};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::build::{BuildError, BuiltImage, Log, Made, Plan};
 use super::{Engine, Error, Image, Job, Kind, OutputChunk, Run, Sandbox, SandboxLabels, SandboxSpec, Stream};
 
 /// See the module.
@@ -41,6 +45,10 @@ pub struct ScriptedEngine {
     missing: BTreeSet<String>,
     /// Stands for another word.
     word: Option<(String, String)>,
+    built: Mutex<Vec<BuiltImage>>,
+    builds: Arc<AtomicU64>,
+    /// What a build waits for.
+    gate: Option<Arc<Semaphore>>,
 }
 
 impl Default for ScriptedEngine {
@@ -52,6 +60,9 @@ impl Default for ScriptedEngine {
             digest: format!("sha256:{}", "0".repeat(64)),
             missing: BTreeSet::new(),
             word: None,
+            built: Mutex::default(),
+            builds: Arc::default(),
+            gate: None,
         }
     }
 }
@@ -74,6 +85,16 @@ impl ScriptedEngine {
     pub fn without_image(mut self, reference: &str) -> Self {
         self.missing.insert(reference.to_owned());
         self
+    }
+
+    /// One whose builds are counted, and each takes a permit to end.
+    #[must_use]
+    pub fn with_builds(self, builds: Arc<AtomicU64>, gate: Option<Arc<Semaphore>>) -> Self {
+        Self { builds, gate, ..self }
+    }
+
+    fn built_images(&self) -> MutexGuard<'_, Vec<BuiltImage>> {
+        self.built.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One that reads one word as another, so that the same code does something else.
@@ -105,6 +126,46 @@ impl Engine for ScriptedEngine {
             return Err(Error::Image { reference: reference.to_owned(), message: "the script says so".to_owned() });
         }
         Ok(Image { reference: reference.to_owned(), digest: self.digest.clone() })
+    }
+
+    async fn base(&self, reference: &str, _: bool) -> Result<Option<String>, Error> {
+        self.resolve_image(reference).await.map(|image| Some(image.digest))
+    }
+
+    async fn build(&self, plan: &Plan, log: &Log) -> Result<Made, BuildError> {
+        self.builds.fetch_add(1, Ordering::Relaxed);
+        log.say(format!("building {}", plan.job_type));
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.map_err(|_| BuildError::Cancelled)?.forget();
+        }
+        for requirement in &plan.requirements {
+            log.say(format!("getting {requirement}"));
+            match requirement.as_str() {
+                "fails" => return Err(BuildError::Failed(format!("no matching distribution for {requirement}"))),
+                "hangs" => std::future::pending().await,
+                _ => {}
+            }
+        }
+        let digest = format!("sha256:{}", plan.digest);
+        let image = Image { reference: format!("built:{}:{}", plan.job_type, plan.digest), digest };
+        let (job_type, version) = (plan.job_type.clone(), plan.digest.clone());
+        let bytes = 1000;
+        self.built_images().push(BuiltImage { job_type, version, image: image.clone(), bytes });
+        Ok(Made { image, lock: plan.requirements.join("\n"), dockerfile: None })
+    }
+
+    async fn find_built(&self, _: &str, digest: &str) -> Result<Option<Image>, Error> {
+        let built = self.built_images();
+        Ok(built.iter().find(|built| built.version == digest).map(|built| built.image.clone()))
+    }
+
+    async fn built(&self) -> Result<Vec<BuiltImage>, Error> {
+        Ok(self.built_images().clone())
+    }
+
+    async fn remove_built(&self, gone: &BuiltImage) -> Result<bool, Error> {
+        self.built_images().retain(|built| built != gone);
+        Ok(true)
     }
 
     async fn start(&self, spec: &SandboxSpec) -> Result<Box<dyn Sandbox>, Error> {
@@ -176,6 +237,13 @@ impl Sandbox for ScriptedSandbox {
                 "read" => {
                     let file = job.files.iter().find(|(name, _)| name == rest);
                     stdout.extend_from_slice(file.map_or(b"no such file\n", |(_, bytes)| bytes));
+                }
+                "secret" => {
+                    let secret = job.secrets.iter().find(|secret| secret.name == rest);
+                    let value = secret.map_or(&b"no such secret"[..], |secret| secret.value.expose());
+                    let bytes = Bytes::from([value, b"\n"].concat());
+                    stdout.extend_from_slice(&bytes);
+                    let _ = output.try_send(OutputChunk { stream: Stream::Stdout, bytes });
                 }
                 "artifact" => {
                     let (name, text) = rest.split_once(' ').unwrap_or((rest, ""));

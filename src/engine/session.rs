@@ -5,6 +5,7 @@
 //! guest that breaks a promise is lost, never believed.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -18,7 +19,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::relay::{Outgoing, Relay};
 use super::{Error, Job, OutputChunk, Run, Stream};
+use crate::domain::{Delivery, SECRETS_FOLDER};
+use crate::egress;
 
 /// What comes from the guest's standard output.
 pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
@@ -30,6 +34,9 @@ pub const GRACE: Duration = Duration::from_secs(5);
 
 /// How long the collection of artifacts may take in all.
 const COLLECTION_LIMIT: Duration = Duration::from_secs(60);
+
+/// Frames of channels that wait for the guest to read; each waits in its channel before.
+const OUTGOING_FRAMES: usize = 16;
 
 const FILE_PIECE_BYTES: usize = 256 * 1024;
 
@@ -110,12 +117,12 @@ impl Session {
         grace: Duration,
     ) -> Result<Run, Error> {
         let Self { mut frames, mut writer } = self;
+        let (outgoing, mut for_guest) = mpsc::channel(OUTGOING_FRAMES);
+        let mut relay = job.egress.as_ref().map(|gate| Relay::new(Arc::clone(gate), outgoing.clone()));
         let sending = async {
             let sent = send_job(&mut writer, &job).await;
             if sent.is_ok() {
-                cancel.cancelled().await;
-                // A guest that is already gone says so on the other stream.
-                let _ = write_json(&mut writer, Kind::Cancel, &Cancel {}).await;
+                send_more(&mut writer, &mut for_guest, &cancel).await;
             }
             // A failure to send shows as the other stream's end or fault, which tells more;
             // the stream stays open, because its end would cancel the job.
@@ -139,6 +146,10 @@ impl Session {
                         Kind::Started => backstop.started(),
                         Kind::Artifact | Kind::ArtifactData => backstop.collecting(),
                         _ => {}
+                    }
+                    if let (true, Some(relay)) = (is_of_channel(kind) && received.is_running(), &mut relay) {
+                        relay.take(kind, payload).map_err(|broken| lost(format!("guest broke a channel: {}", broken.0)))?;
+                        continue;
                     }
                     if let Some(report) = received.take(kind, payload)? {
                         return received.finish(report);
@@ -239,6 +250,11 @@ impl Received {
             kind => return Err(lost(format!("guest sent {kind:?} out of order"))),
         }
         Ok(None)
+    }
+
+    /// The code runs, or has just ended.
+    fn is_running(&self) -> bool {
+        self.started && self.artifacts.is_empty() && self.incoming.is_none()
     }
 
     fn chunk(&mut self, stream: Stream, bytes: Bytes) -> Result<(), Error> {
@@ -357,13 +373,50 @@ impl Frames {
     }
 }
 
+fn is_of_channel(kind: Kind) -> bool {
+    matches!(kind, Kind::ChannelOpen | Kind::FromCode | Kind::FromCodeEnd | Kind::CodeTook | Kind::ChannelClosed)
+}
+
+/// What goes to the guest while the code runs; returns when nothing more can.
+async fn send_more(writer: &mut Writer, for_guest: &mut mpsc::Receiver<Outgoing>, cancel: &CancellationToken) {
+    let mut is_cancelled = false;
+    loop {
+        // A guest that is already gone says so on the other stream.
+        let sent = tokio::select! {
+            () = cancel.cancelled(), if !is_cancelled => {
+                is_cancelled = true;
+                write_json(writer, Kind::Cancel, &Cancel {}).await
+            }
+            Some((kind, payload)) = for_guest.recv() => write_frame(writer, kind, &payload).await,
+            else => return,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
 async fn send_job(writer: &mut Writer, job: &Job) -> Result<(), Error> {
     send_file(writer, "/code/main.py", &job.code).await?;
     send_file(writer, "/input/data.json", &job.input).await?;
     for (name, bytes) in &job.files {
         send_file(writer, &format!("/input/{name}"), bytes).await?;
     }
+    let mut environment = job.egress.as_ref().map(|gate| gate.environment()).unwrap_or_default();
+    for secret in &job.secrets {
+        match (secret.delivery, std::str::from_utf8(secret.value.expose())) {
+            (Delivery::Env, Ok(text)) if !text.contains('\0') => {
+                environment.insert(secret.name.clone(), text.to_owned());
+            }
+            // A variable cannot hold what is no text, and then a file does.
+            (Delivery::File | Delivery::Env, _) => {
+                send_file(writer, &format!("{SECRETS_FOLDER}/{}", secret.name), secret.value.expose()).await?;
+            }
+        }
+    }
     let run = protocol::Run {
+        environment,
+        egress_port: job.egress.as_ref().map(|_| egress::PORT),
         execution_timeout_ms: u64::try_from(job.execution_timeout.as_millis()).unwrap_or(u64::MAX),
         stdout_limit_bytes: job.stdout_limit_bytes,
         stderr_limit_bytes: job.stderr_limit_bytes,

@@ -7,16 +7,14 @@ use bollard::models::{
 };
 
 use super::config::GVISOR;
+use super::gpu;
 use crate::engine::{SandboxLabels, SandboxLimits, SandboxSpec};
-
-/// The seccomp profile: Docker's own default, tightened. See the comments in the file.
-const SECCOMP: &str = include_str!("../../../docker/seccomp.json");
 
 /// What the guest needs to become another user, to signal and to read that user's files.
 /// User code has none of them: it loses all on the change of user.
 const GUEST_CAPABILITIES: [&str; 5] = ["SETUID", "SETGID", "SETPCAP", "KILL", "DAC_READ_SEARCH"];
 
-/// Space for `/code`, which holds one file, and the most for `/input`; bytes.
+/// Space for `/code`, which holds one file, for `/secrets`, and the most for `/input`; bytes.
 const CODE_BYTES: u64 = 4 << 20;
 const INPUT_BYTES: u64 = 128 << 20;
 
@@ -48,13 +46,23 @@ const NODE: &str = "tako-vm.node";
 const EXECUTION: &str = "tako-vm.execution";
 const LEASE: &str = "tako-vm.lease";
 
+/// What is the same for all sandboxes of an engine.
+#[derive(Debug, Clone)]
+pub(super) struct Terms {
+    pub runtime: String,
+    /// The seccomp profile, as this daemon wants it.
+    pub seccomp: String,
+    /// The daemon is Podman, whose tmpfs have no limit of inodes; their files count as memory.
+    pub podman: bool,
+}
+
 /// The label filter that finds the sandboxes of an installation.
 pub(super) fn installation_filter(installation: &str) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{INSTALLATION}={installation}")])])
 }
 
 /// The request that creates a sandbox.
-pub(super) fn body(spec: &SandboxSpec, runtime: &str) -> ContainerCreateBody {
+pub(super) fn body(spec: &SandboxSpec, terms: &Terms) -> ContainerCreateBody {
     ContainerCreateBody {
         image: Some(spec.image.digest.clone()),
         entrypoint: Some(vec!["/tako/guest".to_owned(), "init".to_owned()]),
@@ -74,20 +82,21 @@ pub(super) fn body(spec: &SandboxSpec, runtime: &str) -> ContainerCreateBody {
         // interface has an address and no name.
         network_disabled: Some(true),
         labels: Some(labels(&spec.labels)),
-        host_config: Some(host_config(&spec.limits, runtime)),
+        host_config: Some(host_config(spec, terms)),
         ..ContainerCreateBody::default()
     }
 }
 
-fn host_config(limits: &SandboxLimits, runtime: &str) -> HostConfig {
+fn host_config(spec: &SandboxSpec, Terms { runtime, seccomp, podman }: &Terms) -> HostConfig {
+    let limits = &spec.limits;
     let memory = saturate(limits.memory_bytes);
-    HostConfig {
-        runtime: Some(runtime.to_owned()),
+    let mut config = HostConfig {
+        runtime: Some(runtime.clone()),
         network_mode: Some("none".to_owned()),
         readonly_rootfs: Some(true),
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: Some(GUEST_CAPABILITIES.map(str::to_owned).to_vec()),
-        security_opt: Some(vec!["no-new-privileges:true".to_owned(), format!("seccomp={SECCOMP}")]),
+        security_opt: Some(vec!["no-new-privileges:true".to_owned(), format!("seccomp={seccomp}")]),
         memory: Some(memory),
         // The same as memory, which leaves no swap.
         memory_swap: Some(memory),
@@ -96,7 +105,7 @@ fn host_config(limits: &SandboxLimits, runtime: &str) -> HostConfig {
         cpu_quota: Some((i64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000).max(1000)),
         pids_limit: Some(i64::from(limits.pids) + gvisor_threads(limits, runtime)),
         ulimits: Some(vec![ResourcesUlimits { name: Some("core".to_owned()), soft: Some(0), hard: Some(0) }]),
-        tmpfs: Some(tmpfs(limits)),
+        tmpfs: Some(tmpfs(limits, *podman)),
         // A namespace of its own without Docker's /dev/shm, whose inodes cannot be limited;
         // `tmpfs` mounts one.
         ipc_mode: Some("none".to_owned()),
@@ -107,7 +116,11 @@ fn host_config(limits: &SandboxLimits, runtime: &str) -> HostConfig {
         auto_remove: Some(false),
         privileged: Some(false),
         ..HostConfig::default()
+    };
+    if let Some(gpu) = &spec.gpu {
+        gpu::add(&mut config, gpu);
     }
+    config
 }
 
 /// Threads on the host that gVisor may have beside the job's own: its kernel's, and several for
@@ -117,13 +130,14 @@ fn gvisor_threads(limits: &SandboxLimits, runtime: &str) -> i64 {
     if runtime == GVISOR { 256 + 16 * i64::from(limits.pids) } else { 0 }
 }
 
-fn tmpfs(limits: &SandboxLimits) -> HashMap<String, String> {
+fn tmpfs(limits: &SandboxLimits, podman: bool) -> HashMap<String, String> {
     let mount = |bytes: u64, mode: &str| {
-        let inodes = limits.inodes;
-        format!("rw,nosuid,nodev,noexec,size={bytes},nr_inodes={inodes},mode={mode}")
+        let inodes = if podman { String::new() } else { format!(",nr_inodes={}", limits.inodes) };
+        format!("rw,nosuid,nodev,noexec,size={bytes}{inodes},mode={mode}")
     };
     HashMap::from([
         ("/code".to_owned(), mount(CODE_BYTES.min(limits.memory_bytes), "0755")),
+        ("/secrets".to_owned(), mount(CODE_BYTES.min(limits.memory_bytes), "0755")),
         ("/input".to_owned(), mount(INPUT_BYTES.min(limits.memory_bytes), "0755")),
         ("/output".to_owned(), mount(limits.output_bytes, "1777")),
         ("/tmp".to_owned(), mount(limits.tmp_bytes, "1777")),
@@ -162,6 +176,7 @@ fn saturate(bytes: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{GpuDevices, GpuRequest, GpuVendor};
 
     #[test]
     fn labels_read_back() {
@@ -178,8 +193,42 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_opens_nothing_but_its_devices() {
+        let limits = SandboxLimits {
+            memory_bytes: 1 << 30,
+            cpu_millis: 1000,
+            pids: 64,
+            open_files: 256,
+            file_bytes: 1 << 20,
+            tmp_bytes: 1 << 20,
+            output_bytes: 1 << 20,
+            inodes: 100,
+        };
+        let labels = SandboxLabels { installation: "one".into(), node_id: "a".into(), execution_id: None, lease: None };
+        let mut spec = SandboxSpec {
+            image: crate::engine::Image { reference: "image".into(), digest: "sha256:0".into() },
+            limits,
+            environment: Default::default(),
+            preload: Vec::new(),
+            gpu: None,
+            startup_timeout: std::time::Duration::from_secs(1),
+            labels,
+        };
+        let terms = Terms { runtime: "runc".into(), seccomp: String::new(), podman: false };
+        let plain = serde_json::to_value(body(&spec, &terms)).unwrap();
+        for vendor in [GpuVendor::Nvidia, GpuVendor::Amd] {
+            spec.gpu = Some(GpuRequest { vendor, devices: GpuDevices::Count(1) });
+            let mut with_gpu = serde_json::to_value(body(&spec, &terms)).unwrap();
+            let config = with_gpu["HostConfig"].as_object_mut().unwrap();
+            let added = [config.remove("DeviceRequests"), config.remove("Devices")];
+            assert_eq!(added.iter().flatten().count(), 1, "{vendor:?}");
+            assert_eq!(with_gpu, plain, "{vendor:?}");
+        }
+    }
+
+    #[test]
     fn the_seccomp_profile_denies_unless_it_allows() {
-        let profile: serde_json::Value = serde_json::from_str(SECCOMP).unwrap();
+        let profile: serde_json::Value = serde_json::from_str(super::super::seccomp::PROFILE).unwrap();
         assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
         let denied = [
             "ptrace",

@@ -94,6 +94,12 @@ impl Daemon {
         self.address.starts_with("unix://")
     }
 
+    /// Whether it is Podman that answers behind Docker's API.
+    pub async fn is_podman(&self) -> Result<bool, CallError> {
+        let version = self.call("version", self.docker.version()).await?;
+        Ok(version.components.unwrap_or_default().iter().any(|component| component.name.starts_with("Podman")))
+    }
+
     pub fn snapshot(&self) -> Snapshot {
         self.breaker().snapshot(Instant::now())
     }

@@ -10,10 +10,9 @@ use tokio::sync::Mutex;
 
 use super::base::{self, Base, image_error};
 use super::daemon::Daemon;
+use crate::engine::build::EXECUTOR_RECIPE as DOCKERFILE;
 use crate::engine::guest_binary;
 use crate::engine::{Error, Image};
-
-const DOCKERFILE: &str = include_str!("../../../docker/Dockerfile.executor");
 
 /// Finds and builds the images sandboxes run.
 pub(super) struct Images {
@@ -53,9 +52,44 @@ impl Images {
             Some(id) => id,
             None => base::obtain(daemon, &base, self.pull_timeout, self.build_timeout).await?,
         };
-        let tag = executor_tag(&base, &base_id, guest_binary::sha256());
+        self.make(daemon, &base, &base_id, reference).await
+    }
+
+    /// The id of what executor images of a reference stand on.
+    pub async fn base(&self, daemon: &Daemon, reference: &str, obtain: bool) -> Result<Option<String>, Error> {
+        let base = Base::parse(reference, &self.default_python)?;
+        if let Some(id) = base::find(daemon, &base).await? {
+            return Ok(Some(id));
+        }
+        if !obtain {
+            return Ok(None);
+        }
+        let _making = self.making.lock().await;
+        match base::find(daemon, &base).await? {
+            Some(id) => Ok(Some(id)),
+            None => base::obtain(daemon, &base, self.pull_timeout, self.build_timeout).await.map(Some),
+        }
+    }
+
+    /// The executor image on a certain base, building it if need be; `None` without that base.
+    pub async fn on_base(&self, daemon: &Daemon, reference: &str, base_id: &str) -> Result<Option<Image>, Error> {
+        let base = Base::parse(reference, &self.default_python)?;
+        if base::id_of(daemon, base_id).await?.is_none() {
+            return Ok(None);
+        }
+        let tag = executor_tag(&base, base_id, guest_binary::sha256());
+        if let Some(digest) = base::id_of(daemon, &tag).await? {
+            return Ok(Some(Image { reference: reference.to_owned(), digest }));
+        }
+        let _making = self.making.lock().await;
+        self.make(daemon, &base, base_id, reference).await.map(Some)
+    }
+
+    /// Builds an executor image; the builder's cache answers for one that is there.
+    async fn make(&self, daemon: &Daemon, base: &Base, base_id: &str, reference: &str) -> Result<Image, Error> {
+        let tag = executor_tag(base, base_id, guest_binary::sha256());
         tracing::info!(image = %tag, "building");
-        self.build(daemon, &base_id, &tag).await.map_err(|message| image_error(reference, message))?;
+        self.build(daemon, base_id, &tag).await.map_err(|message| image_error(reference, message))?;
         let built = base::id_of(daemon, &tag).await?;
         let digest = built.ok_or_else(|| image_error(reference, "it was built and then not found"))?;
         Ok(Image { reference: reference.to_owned(), digest })

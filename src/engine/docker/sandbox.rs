@@ -12,8 +12,9 @@ use uuid::Uuid;
 
 use super::attached::{self, Diagnosis};
 use super::config::GVISOR;
-use super::container;
+use super::container::{self, Terms};
 use super::daemon::{CallError, Daemon, unavailable};
+use super::gpu;
 use super::post_mortem::{explain, was_oom_killed};
 use super::removal::{Container, Removals};
 use crate::engine::session::{GRACE, Session};
@@ -35,10 +36,10 @@ impl DockerSandbox {
         daemon: &Arc<Daemon>,
         removals: &Arc<Removals>,
         spec: &SandboxSpec,
-        runtime: &str,
+        terms: &Terms,
     ) -> Result<Self, Error> {
         let begun = Instant::now();
-        let container = create(daemon, removals, spec, runtime).await?;
+        let container = create(daemon, removals, spec, terms).await?;
         let options =
             AttachContainerOptionsBuilder::default().stream(true).stdin(true).stdout(true).stderr(true).build();
         let docker = &daemon.docker;
@@ -49,7 +50,7 @@ impl DockerSandbox {
         daemon.call("start", start).await?;
         // The guest's own answer to a slow start tells more, so it goes first.
         let deadline = spec.startup_timeout + GRACE;
-        let session = match Session::boot(reader, writer, &boot(spec, runtime), deadline).await {
+        let session = match Session::boot(reader, writer, &boot(spec, &terms.runtime), deadline).await {
             Ok((session, _ready)) => session,
             Err(error) => return Err(explain(error, daemon, container.id(), &diagnosis).await),
         };
@@ -69,6 +70,7 @@ fn boot(spec: &SandboxSpec, runtime: &str) -> Boot {
         environment: spec.environment.clone(),
         uid: USER,
         gid: USER,
+        devices: spec.gpu.as_ref().map(gpu::nodes).unwrap_or_default(),
         startup_timeout_ms: u64::try_from(spec.startup_timeout.as_millis()).unwrap_or(u64::MAX),
         rlimits: Rlimits {
             open_files: spec.limits.open_files.into(),
@@ -87,10 +89,10 @@ async fn create(
     daemon: &Arc<Daemon>,
     removals: &Arc<Removals>,
     spec: &SandboxSpec,
-    runtime: &str,
+    terms: &Terms,
 ) -> Result<Container, Error> {
     let name = format!("tako-vm-{}", Uuid::new_v4().simple());
-    let body = container::body(spec, runtime);
+    let body = container::body(spec, terms);
     // A container that nobody receives is dropped inside the task, which removes it.
     let (give, receive) = oneshot::channel();
     removals.spawn({

@@ -35,6 +35,8 @@ pub struct Cell {
     control: Control,
     remains: Remains,
     limits_memory: bool,
+    /// The version whose packages its root has.
+    layer: Option<Arc<str>>,
     /// Whether a sandbox was asked for whose end was not heard yet.
     occupied: bool,
 }
@@ -45,19 +47,28 @@ impl Cell {
     /// # Errors
     /// [`Error::System`] naming the step. Nothing is left behind then, nor when the future is
     /// dropped.
-    pub async fn make(registry: &Registry, cgroups: &Arc<Cgroups>, root: RootPlan) -> Result<Self, Error> {
+    pub async fn make(
+        registry: &Registry,
+        cgroups: &Arc<Cgroups>,
+        root: RootPlan,
+        layer: Option<Arc<str>>,
+    ) -> Result<Self, Error> {
         let (registry, cgroups) = (registry.clone(), cgroups.clone());
         let limits_memory = !cgroups.missing().contains(&Limit::Memory);
         let (remains, socket) = tokio::task::spawn_blocking(move || Remains::new(&registry, &cgroups))
             .await
             .map_err(|error| system("make a cell", io::Error::other(error)))??;
         let control = Control::new(socket).map_err(|error| system("reach the launcher", error))?;
-        let cell = Self { control, remains, limits_memory, occupied: false };
+        let cell = Self { control, remains, limits_memory, layer, occupied: false };
         let identity = identity(cell.remains.slot.number).map_err(|error| system("find users", error))?;
         match cell.ask(&Request::Setup(Setup { identity, root }), &[]).await? {
             Answer::Ready => Ok(cell),
             answer => Err(unexpected(&answer)),
         }
+    }
+
+    pub fn layer(&self) -> Option<&str> {
+        self.layer.as_deref()
     }
 
     pub fn slot(&self) -> &Slot {
@@ -280,7 +291,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let registry = Registry::open(Some(directory.path())).unwrap();
         let root = HostRoot::plan(&NativeConfig::default()).unwrap().plan;
-        let mut cell = Cell::make(&registry, &cgroups, root).await.unwrap();
+        let mut cell = Cell::make(&registry, &cgroups, root, None).await.unwrap();
         for _ in 0..2 {
             let (host, guest) = std::os::unix::net::UnixStream::pair().unwrap();
             let pid = cell.spawn(&LIMITS, guest.into()).await.unwrap();

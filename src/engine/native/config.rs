@@ -12,6 +12,8 @@ pub struct NativeConfig {
     pub python: Option<PathBuf>,
     /// What sandboxes see as their root.
     pub root: Root,
+    /// Where the packages of job types lie; `None` means that there are none.
+    pub layers: Option<PathBuf>,
     /// Where cells are locked and listed; `None` means `/run/tako-vm` as root, else a
     /// directory of the user's own. All servers of a host that share it know each other's
     /// sandboxes and clean up after each other.
@@ -22,7 +24,7 @@ pub struct NativeConfig {
 
 impl Default for NativeConfig {
     fn default() -> Self {
-        Self { max_cells: 8, python: None, root: Root::Host, runtime_dir: None, require_limits: false }
+        Self { max_cells: 8, python: None, root: Root::Host, layers: None, runtime_dir: None, require_limits: false }
     }
 }
 

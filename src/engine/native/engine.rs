@@ -13,17 +13,20 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::cell::Cell;
+use super::cells::Cells;
 use super::cgroup::{Cgroups, Limit};
 use super::config::{NativeConfig, Root};
 use super::host_root::HostRoot;
 use super::identity;
+use super::layers::{LAYER, Layers};
 use super::registry::Registry;
 use super::sandbox::{Lease, NativeSandbox};
+use crate::engine::build::{BuildError, BuiltImage, Log, Made, PLACE, Plan};
 use crate::engine::session::{GRACE, Session};
 use crate::engine::{Engine, Error, Image, Kind, Sandbox, SandboxLabels, SandboxLimits, SandboxSpec};
 
 /// The one image this engine has: the Python of its root.
-const HOST_IMAGE: &str = "host";
+pub(super) const HOST_IMAGE: &str = "host";
 
 /// The user of the job's code, inside.
 const USER: u32 = 1000;
@@ -32,12 +35,13 @@ const HEALTH_LIMIT: Duration = Duration::from_secs(2);
 
 /// See the module above.
 pub struct NativeEngine {
-    config: NativeConfig,
-    root: HostRoot,
-    cells: Arc<Cells>,
+    pub(super) config: NativeConfig,
+    pub(super) root: HostRoot,
+    pub(super) layers: Option<Layers>,
+    pub(super) cells: Arc<Cells>,
     permits: Arc<Semaphore>,
     /// The digest that [`Engine::resolve_image`] gave last.
-    digest: Mutex<Option<String>>,
+    pub(super) digest: Mutex<Option<String>>,
 }
 
 /// What the native engine can do on this host.
@@ -50,39 +54,6 @@ pub struct Capabilities {
     /// Limits that are not enforced. Without [`Limit::Memory`] the address space of each
     /// process is limited instead, without [`Limit::Pids`] the processes of the user.
     pub missing_limits: Vec<Limit>,
-}
-
-/// The cells that wait for a sandbox, and what new ones are made of.
-pub struct Cells {
-    registry: Registry,
-    cgroups: Arc<Cgroups>,
-    idle: Mutex<Idle>,
-}
-
-#[derive(Default)]
-struct Idle {
-    cells: Vec<Cell>,
-    closed: bool,
-}
-
-impl Cells {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Idle> {
-        // Both fields are valid after every statement, so a panic elsewhere spoils nothing.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes the cell that was used last, whose memory is still warm.
-    fn take(&self) -> Option<Cell> {
-        self.lock().cells.pop()
-    }
-
-    pub fn put_back(&self, cell: Cell) {
-        let _ = cell.slot().clear();
-        let mut idle = self.lock();
-        if !idle.closed {
-            idle.cells.push(cell);
-        }
-    }
 }
 
 impl NativeEngine {
@@ -112,8 +83,9 @@ impl NativeEngine {
         }
         Ok(Self {
             permits: Arc::new(Semaphore::new(config.max_cells)),
-            cells: Arc::new(Cells { registry, cgroups, idle: Mutex::default() }),
+            cells: Arc::new(Cells::new(registry, cgroups)),
             digest: Mutex::new(None),
+            layers: config.layers.as_deref().map(Layers::at),
             root,
             config,
         })
@@ -153,32 +125,33 @@ impl NativeEngine {
         }
     }
 
-    async fn lease(&self, patience: Duration) -> Result<Lease, Error> {
+    async fn lease(&self, layer: Option<&str>, patience: Duration) -> Result<Lease, Error> {
         let permit = tokio::time::timeout(patience, self.permits.clone().acquire_owned())
             .await
             .map_err(|_| unavailable(format!("all {} cells are taken", self.config.max_cells)))?
             .map_err(|_| unavailable("shut down".to_owned()))?;
-        let cell = match self.cells.take() {
+        let cell = match self.cells.take(layer) {
             Some(cell) => cell,
-            None => self.make_cell().await?,
+            None => self.make_cell(layer).await?,
         };
         Ok(Lease { cells: self.cells.clone(), cell: Some(cell), permit: Some(permit) })
-    }
-
-    async fn make_cell(&self) -> Result<Cell, Error> {
-        Cell::make(&self.cells.registry, &self.cells.cgroups, self.root.plan.clone()).await
     }
 
     /// Starts PID 1 in the lease's cell, in a new cell if that one has died meanwhile, and has
     /// the guest start the interpreter.
     async fn boot(&self, lease: &mut Lease, id: &str, spec: &SandboxSpec) -> Result<Session, Error> {
-        let boot = boot_frame(spec, self.root.python_inside.clone());
+        let layer = layer_of(&spec.image);
+        let python = match layer {
+            Some(_) => Some(format!("{PLACE}/bin/python3")),
+            None => self.root.python_inside.clone(),
+        };
+        let boot = boot_frame(spec, python);
         let deadline = spec.startup_timeout + GRACE;
         loop {
             let fresh = lease.cell.is_none();
             let cell = match lease.cell.as_mut() {
                 Some(cell) => cell,
-                None => lease.cell.insert(self.make_cell().await?),
+                None => lease.cell.insert(self.make_cell(layer).await?),
             };
             let (host, guest) = frame_stream()?;
             let (reader, writer) = host.into_split();
@@ -199,6 +172,16 @@ impl NativeEngine {
     }
 
     fn check_image(&self, image: &Image) -> Result<(), Error> {
+        if layer_of(image).is_some() {
+            let here = self.layers()?.resolve(&image.reference)?;
+            return match here.digest == image.digest {
+                true => Ok(()),
+                false => Err(Error::Image {
+                    reference: image.reference.clone(),
+                    message: format!("asked for {}, this host has {}", image.digest, here.digest),
+                }),
+            };
+        }
         let now = self.digest.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match now {
             Some(digest) if digest != image.digest => Err(Error::Image {
@@ -220,8 +203,11 @@ impl Engine for NativeEngine {
         "namespaces"
     }
 
-    /// Knows `host` alone: the Python of the configured root.
+    /// Knows `host`, the Python of the configured root, and the layers that were made.
     async fn resolve_image(&self, reference: &str) -> Result<Image, Error> {
+        if reference.starts_with(LAYER) {
+            return self.layers()?.resolve(reference);
+        }
         let no_image = |message: String| Error::Image { reference: reference.to_owned(), message };
         if reference != HOST_IMAGE {
             return Err(no_image(format!("the native engine has one image, {HOST_IMAGE}")));
@@ -239,9 +225,29 @@ impl Engine for NativeEngine {
         Ok(Image { reference: reference.to_owned(), digest })
     }
 
+    async fn base(&self, _: &str, _: bool) -> Result<Option<String>, Error> {
+        self.host_digest().await.map(Some)
+    }
+
+    async fn build(&self, plan: &Plan, log: &Log) -> Result<Made, BuildError> {
+        self.build_layer(plan, log).await
+    }
+
+    async fn find_built(&self, _: &str, digest: &str) -> Result<Option<Image>, Error> {
+        self.find_layer(digest).await
+    }
+
+    async fn built(&self) -> Result<Vec<BuiltImage>, Error> {
+        Ok(self.layers.as_ref().map(Layers::all).unwrap_or_default())
+    }
+
+    async fn remove_built(&self, built: &BuiltImage) -> Result<bool, Error> {
+        self.remove_layer(built).await
+    }
+
     async fn start(&self, spec: &SandboxSpec) -> Result<Box<dyn Sandbox>, Error> {
         self.check_image(&spec.image)?;
-        let mut lease = self.lease(spec.startup_timeout).await?;
+        let mut lease = self.lease(layer_of(&spec.image), spec.startup_timeout).await?;
         let begun = Instant::now();
         let id = format!("native-{}", Uuid::now_v7().simple());
         match self.boot(&mut lease, &id, spec).await {
@@ -259,13 +265,13 @@ impl Engine for NativeEngine {
     }
 
     async fn health(&self) -> Result<(), Error> {
-        if self.cells.lock().closed {
+        if self.cells.is_closed() {
             return Err(unavailable("shut down".to_owned()));
         }
         if self.permits.available_permits() < self.config.max_cells {
             return Ok(());
         }
-        let lease = tokio::time::timeout(HEALTH_LIMIT, self.lease(HEALTH_LIMIT))
+        let lease = tokio::time::timeout(HEALTH_LIMIT, self.lease(None, HEALTH_LIMIT))
             .await
             .map_err(|_| unavailable("no cell within 2 s".to_owned()))??;
         let (cell, _permit) = lease.into_idle();
@@ -294,17 +300,18 @@ impl Engine for NativeEngine {
 
     async fn shutdown(&self) {
         self.permits.close();
-        let cells = {
-            let mut idle = self.cells.lock();
-            idle.closed = true;
-            std::mem::take(&mut idle.cells)
-        };
+        let cells = self.cells.close();
         let dismantled = tokio::task::spawn_blocking(move || cells.into_iter().for_each(Cell::dismantle)).await;
         self.cells.cgroups.remove_parent();
         if let Err(error) = dismantled {
             tracing::warn!(%error, "cannot dismantle cells");
         }
     }
+}
+
+/// The version whose packages an image has, if it is a layer.
+fn layer_of(image: &Image) -> Option<&str> {
+    image.reference.strip_prefix(LAYER)
 }
 
 async fn spawn(cell: &mut Cell, id: &str, spec: &SandboxSpec, frames: OwnedFd) -> Result<(), Error> {
@@ -335,6 +342,7 @@ fn boot_frame(spec: &SandboxSpec, python: Option<String>) -> Boot {
         environment: spec.environment.clone(),
         uid: USER,
         gid: USER,
+        devices: Vec::new(),
         startup_timeout_ms: u64::try_from(spec.startup_timeout.as_millis()).unwrap_or(u64::MAX),
         rlimits: Rlimits {
             open_files: u64::from(spec.limits.open_files),
@@ -359,6 +367,7 @@ fn probe_spec(image: Image) -> SandboxSpec {
         },
         environment: BTreeMap::new(),
         preload: Vec::new(),
+        gpu: None,
         startup_timeout: Duration::from_secs(10),
         labels: SandboxLabels {
             installation: "probe".to_owned(),
@@ -380,6 +389,6 @@ fn explain(error: &Error) -> String {
     text
 }
 
-fn unavailable(message: String) -> Error {
+pub(super) fn unavailable(message: String) -> Error {
     Error::Unavailable { engine: "native", message }
 }

@@ -6,7 +6,9 @@
 //!
 //! What this isolates, and what it cannot, is told in `docs/native-engine.md`.
 
+mod build;
 mod cell;
+mod cells;
 mod cgroup;
 mod config;
 mod control;
@@ -14,6 +16,8 @@ mod engine;
 mod host_root;
 mod identity;
 mod launcher;
+mod layered;
+mod layers;
 mod registry;
 mod sandbox;
 

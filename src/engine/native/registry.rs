@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::engine::SandboxLabels;
+use crate::engine::runtime_dir::runtime_dir;
 
 /// The most cells of one host: as many as there are pairs of users for them.
 const MAX_CELLS: u32 = 4096;
@@ -45,7 +46,7 @@ impl Registry {
     /// # Errors
     /// `PermissionDenied` when it belongs to another user, who could forge entries.
     pub fn open(directory: Option<&Path>) -> io::Result<Self> {
-        let directory = directory.map_or_else(default_directory, Path::to_owned);
+        let directory = directory.map_or_else(runtime_dir, Path::to_owned);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let directory = directory.canonicalize()?;
         // SAFETY: geteuid cannot fail.
@@ -177,18 +178,6 @@ impl Slot {
 fn start_time(pid: libc::pid_t) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
-fn default_directory() -> PathBuf {
-    // SAFETY: geteuid cannot fail.
-    let uid = unsafe { libc::geteuid() };
-    if uid == 0 {
-        return "/run/tako-vm".into();
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if Path::new(&directory).is_dir() => Path::new(&directory).join("tako-vm"),
-        _ => std::env::temp_dir().join(format!("tako-vm-{uid}")),
-    }
 }
 
 #[cfg(test)]

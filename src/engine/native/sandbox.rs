@@ -8,8 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::cell::Cell;
+use super::cells::Cells;
 use super::cgroup::Usage;
-use super::engine::Cells;
 use crate::engine::session::{GRACE, Session};
 use crate::engine::{Error, Job, OutputChunk, Run, Sandbox};
 

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::engine::build::{BuildError, BuiltImage, Log, Made, Plan};
 use crate::engine::{Image, Job, Kind, OutputChunk, Run, SandboxLimits};
 
 #[derive(Default)]
@@ -38,6 +39,26 @@ impl Engine for FlagEngine {
 
     async fn resolve_image(&self, _: &str) -> Result<Image, Error> {
         Err(Error::Unresponsive(Duration::ZERO))
+    }
+
+    async fn base(&self, _: &str, _: bool) -> Result<Option<String>, Error> {
+        unreachable!("the pool builds nothing")
+    }
+
+    async fn build(&self, _: &Plan, _: &Log) -> Result<Made, BuildError> {
+        unreachable!("the pool builds nothing")
+    }
+
+    async fn find_built(&self, _: &str, _: &str) -> Result<Option<Image>, Error> {
+        unreachable!("the pool builds nothing")
+    }
+
+    async fn built(&self) -> Result<Vec<BuiltImage>, Error> {
+        unreachable!("the pool builds nothing")
+    }
+
+    async fn remove_built(&self, _: &BuiltImage) -> Result<bool, Error> {
+        unreachable!("the pool builds nothing")
     }
 
     async fn start(&self, _: &SandboxSpec) -> Result<Box<dyn Sandbox>, Error> {
@@ -108,6 +129,7 @@ fn spec(digest: &str) -> SandboxSpec {
         },
         environment: BTreeMap::new(),
         preload: Vec::new(),
+        gpu: None,
         startup_timeout: Duration::from_secs(1),
         labels: labels(),
     }

@@ -37,10 +37,16 @@ pub struct Limits {
 impl Limits {
     /// Microseconds of CPU per period; `None` when the machine has no more than that.
     fn quota_us(&self) -> Option<u64> {
-        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
         let millis = u64::from(self.cpu_millis);
-        (millis < cpus * 1000).then_some((millis * PERIOD_US / 1000).max(1000))
+        (millis < cpus() * 1000).then_some((millis * PERIOD_US / 1000).max(1000))
     }
+}
+
+/// The machine's processors. Not those this process may use: its own quota and affinity do not bind a sandbox, which is in
+/// another group and may choose its processors anew.
+fn cpus() -> u64 {
+    // SAFETY: takes a number.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1).max(1)
 }
 
 /// What a group can limit.
@@ -254,5 +260,34 @@ fn remove_group(directory: &Path, kill: impl Fn() -> io::Result<()>) -> io::Resu
         }
         // The kernel tells nobody when a v1 group becomes empty.
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_with_few_processors_still_limits_its_sandboxes() {
+        if cpus() == 1 {
+            eprintln!("SKIPPED: this machine has one processor");
+            return;
+        }
+        let limits = Limits { memory_bytes: 0, cpu_millis: 1000, pids: 0 };
+        let quota = std::thread::spawn(move || {
+            // SAFETY: an empty set is a valid one; it outlives the call, which binds this thread alone.
+            let bound = unsafe {
+                let mut set = std::mem::zeroed::<libc::cpu_set_t>();
+                libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set);
+                let first = (0..libc::CPU_SETSIZE as usize).find(|&cpu| libc::CPU_ISSET(cpu, &set)).unwrap();
+                set = std::mem::zeroed();
+                libc::CPU_SET(first, &mut set);
+                libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+            };
+            assert_eq!(bound, 0);
+            assert_eq!(std::thread::available_parallelism().unwrap().get(), 1);
+            limits.quota_us()
+        });
+        assert_eq!(quota.join().unwrap(), Some(PERIOD_US));
     }
 }

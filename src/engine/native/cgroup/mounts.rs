@@ -6,6 +6,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     pub path: PathBuf,
+    /// The group that the path shows: the top of the hierarchy, as far as this process sees it, or one below.
+    pub root: PathBuf,
     /// Controllers of a v1 hierarchy; `None` for v2.
     pub controllers: Option<Vec<String>>,
 }
@@ -17,14 +19,15 @@ pub fn parse(mountinfo: &str) -> Vec<Mount> {
 
 fn parse_line(line: &str) -> Option<Mount> {
     let (place, kind) = line.split_once(" - ")?;
-    let path = PathBuf::from(place.split(' ').nth(4)?);
+    let mut place = place.split(' ').skip(3).map(PathBuf::from);
+    let (root, path) = (place.next()?, place.next()?);
     let mut kind = kind.split(' ');
     let controllers = match kind.next()? {
         "cgroup2" => None,
         "cgroup" => Some(kind.nth(1)?.split(',').map(str::to_owned).collect()),
         _ => return None,
     };
-    Some(Mount { path, controllers })
+    Some(Mount { path, root, controllers })
 }
 
 #[cfg(test)]
@@ -42,6 +45,7 @@ mod tests {
         let controllers = mounts[0].controllers.clone().unwrap();
         assert!(controllers.iter().any(|name| name == "cpu"));
         assert_eq!(mounts[1].path, PathBuf::from("/sys/fs/cgroup/unified"));
+        assert_eq!(mounts[1].root, PathBuf::from("/"));
         assert_eq!(mounts[1].controllers, None);
     }
 }

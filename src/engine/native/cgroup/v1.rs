@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::mounts::Mount;
-use super::{Limit, Limits, PARENT, PERIOD_US, Usage, read_key, read_number, remove_group, write};
+use super::{Limit, Limits, PARENT, PERIOD_US, Usage, cpus, read_key, read_number, remove_group, write};
 
 /// The parent directories in which groups are made, per controller that can be had.
 #[derive(Debug)]
@@ -73,8 +73,7 @@ impl Hierarchies {
     /// weight of one ordinary process per CPU. Refused, they are only slower.
     fn weigh(&self) {
         if let Some(cpu) = &self.cpu {
-            let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
-            let _ = write(&cpu.join("cpu.shares"), &(1024 * cpus).to_string());
+            let _ = write(&cpu.join("cpu.shares"), &(1024 * cpus()).to_string());
         }
     }
 

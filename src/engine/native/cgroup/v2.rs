@@ -16,32 +16,40 @@ use super::{Limit, Limits, PARENT, PERIOD_US, Usage, read_key, remove_group, wri
 /// Where the processes of an own group go, so that it may have children with controllers.
 const LEAF: &str = "tako-vm-host";
 
+/// How often a group is tried again that other processes' doings came in between of.
+const ATTEMPTS: usize = 100;
+
+/// The most memory a group had at once: since Linux 5.19, reset by a write since 6.12.
+const PEAK: &str = "memory.peak";
+
 /// The parent directory in which groups are made, with controllers enabled for them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Hierarchy {
     parent: PathBuf,
     limits: Vec<Limit>,
 }
 
 impl Hierarchy {
-    /// Finds or makes the parent group; `None` when it cannot be had or lacks the memory controller.
+    /// Finds where the parent group goes; `None` when it cannot be had or lacks the memory controller.
     pub fn find(mounts: &[Mount], own_groups: &str) -> Option<Self> {
-        let mount = mounts.iter().find(|mount| mount.controllers.is_none())?;
-        Self::prepare(&base(&mount.path, own_groups)?)
+        let mut mounts = mounts.iter().filter(|mount| mount.controllers.is_none());
+        mounts.find_map(|mount| Self::prepare(&base(mount, own_groups)?))
     }
 
     fn prepare(base: &Path) -> Option<Self> {
         let offered = fs::read_to_string(base.join("cgroup.controllers")).ok()?;
-        let offers = |limit: Limit| offered.split_whitespace().any(|name| name == limit.as_str());
-        if !offers(Limit::Memory) {
+        let offers = |limit: &Limit| offered.split_whitespace().any(|name| name == limit.as_str());
+        if !offers(&Limit::Memory) {
             return None;
         }
-        let limits: Vec<Limit> = Limit::ALL.into_iter().filter(|&limit| offers(limit)).collect();
-        enable(base, &limits).ok()?;
-        let parent = base.join(PARENT);
-        fs::create_dir_all(&parent).ok()?;
-        enable(&parent, &limits).ok()?;
-        Some(Self { parent, limits })
+        // One by one, as a host may refuse one of them alone (cpu, where real-time processes run).
+        let mut limits: Vec<Limit> = Limit::ALL.into_iter().filter(offers).collect();
+        limits.retain(|&limit| enable(base, limit).is_ok());
+        if !limits.contains(&Limit::Memory) {
+            return None;
+        }
+        // The parent is made with the first group: others may remove it while it is empty.
+        Some(Self { parent: base.join(PARENT), limits })
     }
 
     /// A parent that limits nothing, for hosts whose v2 hierarchy has no controllers.
@@ -58,15 +66,46 @@ impl Hierarchy {
     pub fn group(&self, name: &str) -> io::Result<Group> {
         self.clear(name)?;
         let directory = self.parent.join(name);
-        match fs::create_dir(&directory) {
-            // A server that shut down took the parent with it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&directory)?;
-                enable(&self.parent, &self.limits)?;
+        self.make(&directory)?;
+        Ok(Group { hierarchy: self.clone(), directory, set: None, peak: None, is_used: false, kills_at_start: None })
+    }
+
+    /// Makes a cell's directory, with files for all limits in it.
+    fn make(&self, directory: &Path) -> io::Result<()> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            // A server that shuts down takes the parent with it while no group is in it.
+            match fs::create_dir(&self.parent) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other?,
             }
-            other => other?,
+            match fs::create_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS => {}
+                Err(error) => return Err(error),
+                Ok(()) => break,
+            }
         }
-        Ok(Group { directory, limits: self.limits.clone(), set: None, peak: None, kills_at_start: None })
+        // From here on the parent stays, but it may be new and hand nothing down yet.
+        let enabled = self.enable_missing(directory);
+        if enabled.is_err() {
+            let _ = fs::remove_dir(directory);
+        }
+        enabled
+    }
+
+    fn enable_missing(&self, directory: &Path) -> io::Result<()> {
+        for &limit in &self.limits {
+            if directory.join(file(limit)).exists() {
+                continue;
+            }
+            // While there was no parent the host may have taken the controller back.
+            if let Some(base) = self.parent.parent() {
+                enable(base, limit)?;
+            }
+            enable(&self.parent, limit)?;
+        }
+        Ok(())
     }
 
     pub fn parent(&self) -> &Path {
@@ -81,30 +120,32 @@ impl Hierarchy {
 }
 
 /// The group below which the parent goes: the top, if this process may write there, else its own.
-fn base(mount: &Path, own_groups: &str) -> Option<PathBuf> {
+fn base(mount: &Mount, own_groups: &str) -> Option<PathBuf> {
     // The root of the machine's hierarchy alone has no type, and processes there are no obstacle.
     // SAFETY: geteuid cannot fail.
-    if !mount.join("cgroup.type").exists() && unsafe { libc::geteuid() } == 0 {
-        return Some(mount.to_owned());
+    if !mount.path.join("cgroup.type").exists() && unsafe { libc::geteuid() } == 0 {
+        return Some(mount.path.clone());
     }
-    let own = own_groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let own = Path::new(own_groups.lines().find_map(|line| line.strip_prefix("0::"))?);
     // A server restarted by the same shell finds itself in the leaf that its predecessor made.
-    let own = own.strip_suffix(LEAF).unwrap_or(own);
-    Some(mount.join(own))
+    let own = if own.ends_with(LEAF) { own.parent()? } else { own };
+    // Both are seen from this process's cgroup namespace; a mount may show a part of the hierarchy only.
+    let below = own.strip_prefix(&mount.root).ok()?;
+    Some(mount.path.join(below))
 }
 
-/// Hands controllers to children, making room for that where processes are in the way.
-fn enable(group: &Path, limits: &[Limit]) -> io::Result<()> {
+/// Hands a controller to children, making room for that where processes are in the way.
+fn enable(group: &Path, limit: Limit) -> io::Result<()> {
     let path = group.join("cgroup.subtree_control");
-    let text: Vec<String> = limits.iter().map(|limit| format!("+{}", limit.as_str())).collect();
-    let text = text.join(" ");
-    match write(&path, &text) {
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            move_to_leaf(group)?;
-            write(&path, &text)
+    let text = format!("+{}", limit.as_str());
+    for _ in 0..ATTEMPTS {
+        match write(&path, &text) {
+            // A process that was not moved yet may have forked meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => move_to_leaf(group)?,
+            other => return other,
         }
-        other => other,
     }
+    write(&path, &text)
 }
 
 fn move_to_leaf(group: &Path) -> io::Result<()> {
@@ -112,19 +153,31 @@ fn move_to_leaf(group: &Path) -> io::Result<()> {
     fs::create_dir_all(&leaf)?;
     let procs = leaf.join("cgroup.procs");
     for pid in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
-        write(&procs, pid)?;
+        // One that has ended since is no obstacle any more; any other keeps the group busy.
+        let _ = write(&procs, pid);
     }
     Ok(())
+}
+
+/// The file whose presence tells that a group has the controller.
+fn file(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Memory => "memory.max",
+        Limit::Pids => "pids.max",
+        Limit::Cpu => "cpu.max",
+    }
 }
 
 /// A cell's directory.
 #[derive(Debug)]
 pub struct Group {
+    hierarchy: Hierarchy,
     directory: PathBuf,
-    limits: Vec<Limit>,
     set: Option<Limits>,
-    /// `memory.peak`, held open: since Linux 6.12 a write makes this handle count anew.
+    /// [`PEAK`] held open, where a write makes this handle count anew.
     peak: Option<File>,
+    /// Whether a sandbox was in the directory since it was made.
+    is_used: bool,
     kills_at_start: Option<u64>,
 }
 
@@ -135,18 +188,18 @@ impl Group {
         }
         self.set = None;
         let at = |name: &str| self.directory.join(name);
-        for limit in &self.limits {
+        for &limit in &self.hierarchy.limits {
             match limit {
                 Limit::Memory => {
-                    write(&at("memory.max"), &limits.memory_bytes.to_string())?;
+                    write(&at(file(limit)), &limits.memory_bytes.to_string())?;
                     write_if_there(&at("memory.swap.max"), "0")?;
                     // No `memory.oom.group`: it would take the guest with it, and with the guest
                     // the report. A child that was killed is the code's own affair.
                 }
-                Limit::Pids => write(&at("pids.max"), &limits.pids.to_string())?,
+                Limit::Pids => write(&at(file(limit)), &limits.pids.to_string())?,
                 Limit::Cpu => {
                     let quota = limits.quota_us().map_or("max".to_owned(), |us| us.to_string());
-                    write(&at("cpu.max"), &format!("{quota} {PERIOD_US}"))?;
+                    write(&at(file(limit)), &format!("{quota} {PERIOD_US}"))?;
                 }
             }
         }
@@ -160,21 +213,22 @@ impl Group {
 
     /// Resets the peak; a kernel that cannot gets a new group, whose count begins at zero.
     pub fn begin(&mut self) -> io::Result<()> {
-        if !self.reset_peak() {
+        if !self.reset_peak() && self.is_used && self.directory.join(PEAK).exists() {
             let limits = self.set.take();
             self.remove()?;
-            fs::create_dir(&self.directory)?;
+            self.hierarchy.make(&self.directory)?;
             if let Some(limits) = limits {
                 self.set(limits)?;
             }
         }
+        self.is_used = true;
         self.kills_at_start = self.kills();
         Ok(())
     }
 
     fn reset_peak(&mut self) -> bool {
         if self.peak.is_none() {
-            self.peak = File::options().read(true).write(true).open(self.directory.join("memory.peak")).ok();
+            self.peak = File::options().read(true).write(true).open(self.directory.join(PEAK)).ok();
         }
         let reset = self.peak.as_mut().is_some_and(|file| file.write_all(b"reset").is_ok());
         if !reset {
@@ -196,7 +250,7 @@ impl Group {
                 file.rewind().ok()?;
                 file.read_to_string(&mut text).ok()?;
             }
-            None => text = fs::read_to_string(self.directory.join("memory.peak")).ok()?,
+            None => text = fs::read_to_string(self.directory.join(PEAK)).ok()?,
         }
         text.trim().parse().ok()
     }
@@ -276,8 +330,10 @@ mod tests {
         let fake = Fake::new("cpuset cpu io memory pids");
         let hierarchy = Hierarchy::prepare(fake.0.path()).unwrap();
         assert!(Limit::ALL.iter().all(|&limit| hierarchy.has(limit)));
-        assert_eq!(fake.text("cgroup.subtree_control"), "+memory +pids +cpu");
-        assert_eq!(fake.text("tako-vm/cgroup.subtree_control"), "+memory +pids +cpu");
+        hierarchy.group("cell").unwrap();
+        // One write each, of which a plain file keeps the last.
+        assert_eq!(fake.text("cgroup.subtree_control"), "+cpu");
+        assert_eq!(fake.text("tako-vm/cgroup.subtree_control"), "+cpu");
     }
 
     #[test]
@@ -291,7 +347,7 @@ mod tests {
         let fake = Fake::new("memory pids");
         let hierarchy = Hierarchy::prepare(fake.0.path()).unwrap();
         assert!(!hierarchy.has(Limit::Cpu));
-        assert_eq!(fake.text("cgroup.subtree_control"), "+memory +pids");
+        assert_eq!(fake.text("cgroup.subtree_control"), "+pids");
     }
 
     #[test]
@@ -316,11 +372,63 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_without_a_peak_keeps_its_group() {
+        let fake = Fake::new("cpu memory pids");
+        let mut group = fake.group();
+        fs::remove_file(fake.0.path().join("tako-vm/cell/memory.peak")).unwrap();
+        for _ in 0..2 {
+            // To make it anew would fail here, as a plain directory with files cannot be removed.
+            group.begin().unwrap();
+            assert_eq!(group.usage(), Usage { peak_bytes: None, oom_killed: Some(false) });
+        }
+    }
+
+    /// With the kernel's own groups, where this user may make them.
+    #[test]
+    fn servers_that_come_and_go_take_nothing_from_this_one() {
+        let super::super::Cgroups::V2(hierarchy) = super::super::Cgroups::find() else {
+            eprintln!("SKIPPED: this user has no cgroup v2");
+            return;
+        };
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let use_groups = || {
+            for _ in 0..100 {
+                let mut group = hierarchy.group(&format!("test-{}", std::process::id()))?;
+                for _ in 0..3 {
+                    group.set(LIMITS)?;
+                    group.begin()?;
+                }
+                group.remove()?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = fs::remove_dir(hierarchy.parent());
+                    std::thread::yield_now();
+                }
+            });
+            let outcome = use_groups();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            outcome
+        });
+        outcome.unwrap();
+        let _ = fs::remove_dir(hierarchy.parent());
+    }
+
+    #[test]
     fn the_own_group_is_the_base_where_the_top_is_not_ours() {
         let fake = Fake::new("memory");
         fake.put("cgroup.type", "domain\n");
-        let base = |own| base(fake.0.path(), own).unwrap();
-        assert_eq!(base("0::/user.slice/a.service\n"), fake.0.path().join("user.slice/a.service"));
-        assert_eq!(base("0::/a/tako-vm-host\n"), fake.0.path().join("a/"));
+        let top = fake.0.path();
+        let base = |root: &str, own| base(&Mount { path: top.into(), root: root.into(), controllers: None }, own);
+        assert_eq!(base("/", "0::/user.slice/a.service\n"), Some(top.join("user.slice/a.service")));
+        assert_eq!(base("/", "1:cpu:/x\n0::/\n"), Some(top.to_owned()));
+        assert_eq!(base("/", "0::/a/tako-vm-host\n"), Some(top.join("a")));
+        assert_eq!(base("/", "0::/tako-vm-host\n"), Some(top.to_owned()));
+        // A container in the host's cgroup namespace, with its own group mounted.
+        assert_eq!(base("/docker/1", "0::/docker/1/a\n"), Some(top.join("a")));
+        assert_eq!(base("/docker/1", "0::/docker/2\n"), None);
     }
 }
