@@ -10,17 +10,21 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::builder::{Builder, Prepare, Unprepared};
-use super::job_types::{HASH_SEED, JobTypes};
+use super::custody::Custody;
+use super::job_types::JobTypes;
 use super::ledger::{self, Enclosed, Ledger, Patience, Tracked};
 use super::live_output::LiveOutput;
 use super::observation::Observation;
+use super::redaction::{LiveRedaction, OutputLimits, redact, redact_egress, redact_error};
 use super::replay;
+use super::sandbox_spec::HASH_SEED;
 use super::slot::Stop;
 use crate::clock::Clock;
 use crate::domain::{
-    self, Claim, Command, Digest, Ending, ErrorType, ExecutionRecord, Failure, JobSubmitted, Phase, RefusalCause,
-    ReplayVerdictRecorded, Retry, RetryPolicy, Verdict, Warmth, outcome,
+    self, Claim, Command, Digest, Ending, ErrorType, ExecutionRecord, Failure, JobSubmitted, Phase, Redactor,
+    RefusalCause, ReplayVerdictRecorded, Retry, RetryPolicy, Verdict, Warmth, outcome,
 };
+use crate::egress::{Gate, Network};
 use crate::engine::pool::Pool;
 use crate::engine::{self, Sandbox, SandboxSpec};
 use crate::store;
@@ -34,6 +38,9 @@ pub struct Bench {
     pub node_id: Uuid,
     pub ledger: Ledger,
     pub store: store::Store,
+    pub custody: Custody,
+    /// What the gates of jobs with a network reach.
+    pub network: Arc<dyn Network>,
     pub pool: Arc<Pool>,
     pub builder: Addr<Builder>,
     pub job_types: Arc<JobTypes>,
@@ -43,7 +50,7 @@ pub struct Bench {
 }
 
 /// Why an attempt went no further.
-enum Stuck {
+pub(super) enum Stuck {
     /// The job is not this claimant's any more, or the node ends: nothing may be appended.
     Gone(ledger::Error),
     /// The attempt failed by the service's fault.
@@ -71,6 +78,7 @@ struct JobBytes {
     code: Bytes,
     input: Bytes,
     files: Vec<(String, Bytes)>,
+    secrets: Vec<engine::JobSecret>,
 }
 
 impl Bench {
@@ -107,9 +115,9 @@ impl Bench {
     }
 }
 
-struct Attempt<'a> {
-    bench: &'a Bench,
-    claim: Claim,
+pub(super) struct Attempt<'a> {
+    pub(super) bench: &'a Bench,
+    pub(super) claim: Claim,
     correlation_id: String,
     began: Instant,
     stop: Stop,
@@ -117,12 +125,12 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(self, mut tracked: Tracked) -> Result<Tracked, ledger::Error> {
-        let stuck = match self.start(&mut tracked).await {
+        let (stuck, egress) = match self.start(&mut tracked).await {
             Ok((sandbox, bytes)) => match self.execute(&tracked, sandbox, bytes).await {
-                Ok((ending, blobs)) => return self.finish(tracked, ending, blobs).await,
-                Err(stuck) => stuck,
+                (Ok((ending, blobs)), egress) => return self.finish(tracked, egress, ending, blobs).await,
+                (Err(stuck), egress) => (stuck, egress),
             },
-            Err(stuck) => stuck,
+            Err(stuck) => (stuck, None),
         };
         // A cancel that came before the start ended it with that very append.
         if tracked.record.is_ended() {
@@ -130,14 +138,15 @@ impl Attempt<'_> {
         }
         let lease = self.claim.lease;
         if self.stop.release.is_cancelled() && !matches!(stuck, Stuck::Gone(_)) {
-            return self.release(tracked).await;
+            return self.release(tracked, egress).await;
         }
         match stuck {
             Stuck::Gone(error) => Err(error),
-            Stuck::Ended(ending) => self.finish(tracked, *ending, Vec::new()).await,
+            Stuck::Ended(ending) => self.finish(tracked, egress, *ending, Vec::new()).await,
             Stuck::Failed { error, retryable } => {
                 let retry = if retryable { self.retry_time(&tracked) } else { Retry::Never };
-                self.commit(tracked, vec![Command::FailAttempt { lease, error, retry }]).await
+                let fail = Command::FailAttempt { lease, error, retry };
+                self.commit(tracked, egress.into_iter().chain([fail]).collect()).await
             }
             Stuck::ReplayRefused { cause, reason } => {
                 let error = Failure::of_service(ErrorType::ConfigError, Phase::Startup, &reason);
@@ -201,7 +210,11 @@ impl Attempt<'_> {
             }
             Err(error) => Err(error.into()),
         };
-        match ready {
+        let given = match ready {
+            Ok(bytes) => self.deliver(tracked).await.map(|secrets| JobBytes { secrets, ..bytes }),
+            Err(stuck) => Err(stuck),
+        };
+        match given {
             Ok(bytes) => Ok((sandbox, bytes)),
             Err(stuck) => {
                 sandbox.destroy().await;
@@ -215,6 +228,22 @@ impl Attempt<'_> {
         tracked: &Tracked,
         sandbox: Box<dyn Sandbox>,
         bytes: JobBytes,
+    ) -> (Result<(Ending, Vec<store::Blob>), Stuck>, Option<Command>) {
+        let redactor = Redactor::of(bytes.secrets.iter().map(|secret| (secret.name.as_str(), &secret.value)));
+        let rules = self.bench.job_types.host_rules(&tracked.record.submitted.job_type);
+        let gate = rules.map(|rules| Arc::new(Gate::new(rules, Arc::clone(&self.bench.network))));
+        let ran = self.execute_through(tracked, sandbox, bytes, &redactor, gate.clone()).await;
+        let observed = gate.map(|gate| redact_egress(&redactor, gate.observed()));
+        (ran, observed.map(|observed| Command::RecordEgress { lease: self.claim.lease, observed }))
+    }
+
+    async fn execute_through(
+        &self,
+        tracked: &Tracked,
+        sandbox: Box<dyn Sandbox>,
+        bytes: JobBytes,
+        redactor: &Redactor,
+        egress: Option<Arc<Gate>>,
     ) -> Result<(Ending, Vec<store::Blob>), Stuck> {
         let submitted = &tracked.record.submitted;
         let limits = &submitted.limits;
@@ -222,6 +251,8 @@ impl Attempt<'_> {
             code: bytes.code,
             input: bytes.input,
             files: bytes.files,
+            secrets: bytes.secrets,
+            egress: egress.clone(),
             execution_timeout: Duration::from_millis(limits.timeout_ms),
             stdout_limit_bytes: limits.stdout_bytes,
             stderr_limit_bytes: limits.stderr_bytes,
@@ -232,14 +263,14 @@ impl Attempt<'_> {
             },
         };
         let startup = self.began.elapsed();
-        let writer = self.bench.live.open(tracked.record.execution_id);
+        let mut live = LiveRedaction::new(redactor, self.bench.live.open(tracked.record.execution_id));
         let (chunks, mut incoming) = mpsc::channel(256);
         let end = self.stop.cancel.child_token();
         let watch = async {
             loop {
                 tokio::select! {
                     chunk = incoming.recv() => match chunk {
-                        Some(chunk) => writer.push(chunk),
+                        Some(chunk) => live.push(chunk),
                         None => break,
                     },
                     () = self.stop.release.cancelled(), if !end.is_cancelled() => end.cancel(),
@@ -250,7 +281,10 @@ impl Attempt<'_> {
         if self.stop.release.is_cancelled() {
             return Err(Stuck::ended(cancelled()));
         }
-        let ran = ran.map_err(|error| stuck_running(error, submitted))?;
+        let ran = ran.map_err(|error| stuck_running(redact_error(redactor, error), submitted))?;
+        live.finish(ran.report.stdout_truncated, ran.report.stderr_truncated);
+        let kept = OutputLimits { stdout_bytes: limits.stdout_bytes, stderr_bytes: limits.stderr_bytes };
+        let ran = redact(redactor, ran, &kept);
         let Observation { observed, blobs } = Observation::of(&ran, startup, self.began.elapsed());
         let ending = outcome::classify(outcome::Facts {
             end: ran.report.end,
@@ -266,6 +300,7 @@ impl Attempt<'_> {
     async fn finish(
         &self,
         tracked: Tracked,
+        egress: Option<Command>,
         ending: Ending,
         blobs: Vec<store::Blob>,
     ) -> Result<Tracked, ledger::Error> {
@@ -281,7 +316,8 @@ impl Attempt<'_> {
             delay = (delay * 2).min(Duration::from_secs(2));
         }
         let lease = self.claim.lease;
-        let mut commands = vec![Command::Finish { lease, ending: Box::new(ending.clone()) }];
+        let finish = Command::Finish { lease, ending: Box::new(ending.clone()) };
+        let mut commands: Vec<_> = egress.into_iter().chain([finish]).collect();
         if let Some(original_id) = replay::original(&tracked.record) {
             let brought = large.iter().chain(&small);
             let verdict = replay::judge(self.bench, &tracked.record, original_id, &ending, brought).await?;
@@ -291,18 +327,28 @@ impl Attempt<'_> {
         self.bench.ledger.commit_with(tracked, commands, &self.correlation_id, enclosed, Patience::UntilAnswered).await
     }
 
-    async fn release(&self, tracked: Tracked) -> Result<Tracked, ledger::Error> {
-        let command = Command::ExpireLease { lease: self.claim.lease, cause: "its node stopped".to_owned() };
-        self.commit(tracked, vec![command]).await
+    async fn release(&self, tracked: Tracked, egress: Option<Command>) -> Result<Tracked, ledger::Error> {
+        let expire = Command::ExpireLease { lease: self.claim.lease, cause: "its node stopped".to_owned() };
+        self.commit(tracked, egress.into_iter().chain([expire]).collect()).await
     }
 
-    async fn commit(&self, tracked: Tracked, commands: Vec<Command>) -> Result<Tracked, ledger::Error> {
+    pub(super) async fn commit(&self, tracked: Tracked, commands: Vec<Command>) -> Result<Tracked, ledger::Error> {
         let enclosed = Enclosed { lease: Some(self.claim.lease), blobs: Vec::new() };
         self.bench.ledger.commit_with(tracked, commands, &self.correlation_id, enclosed, Patience::UntilAnswered).await
     }
 
     async fn prepare(&self, submitted: &JobSubmitted) -> Result<SandboxSpec, Stuck> {
-        let answer = self.bench.builder.send(Prepare { submitted: Box::new(submitted.clone()) }).await;
+        let asked = self.bench.builder.send(Prepare { submitted: Box::new(submitted.clone()) });
+        // An image that must be built first takes its time, which a job has no more of than it says.
+        let limit_ms = submitted.limits.startup_timeout_ms;
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(Duration::from_millis(limit_ms), asked) => answer,
+            () = self.stop.cancel.cancelled() => return Err(Stuck::ended(cancelled())),
+            () = self.stop.release.cancelled() => return Err(Stuck::ended(cancelled())),
+        };
+        let Ok(answer) = answer else {
+            return Err(Stuck::ended(Ending::TimedOut { phase: Phase::Startup, limit_ms, observed: None }));
+        };
         match answer {
             Ok(Ok(spec)) => Ok(spec),
             Ok(Err(Unprepared::NotAsPinned { cause, reason })) => Err(Stuck::ReplayRefused { cause, reason }),
@@ -338,6 +384,7 @@ impl Attempt<'_> {
         Ok(JobBytes {
             code: take(&submitted.code, "the code")?,
             input: take(&submitted.input, "the input")?,
+            secrets: Vec::new(),
             files: submitted
                 .files
                 .iter()

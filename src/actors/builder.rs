@@ -7,16 +7,25 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::runtime;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
-use super::job_types::{JobTypes, NoSuchJobType};
+use super::builds::{Builds, Parts, Wanted, Wish};
+use super::definitions::Desk;
+use super::images::{Held, Room};
+use super::job_types::{Environment, JobTypes, NoSuchJobType, Present, Unresolved, base_reference};
+use super::journal::Journal;
 use super::submission::Origin;
 use crate::config::JobType;
 use crate::domain::{self, ErrorType, Failure, JobSubmitted, Phase, PinnedImage, RefusalCause};
 use crate::engine::pool::Pool;
 use crate::engine::{self, Image, SandboxSpec};
+use crate::store::Store;
 
 /// Between two looks at what should be ready, well within a pooled sandbox's greatest age.
 const WARM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two looks at what the images take of the disk.
+const ROOM_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Asks for what a sandbox of the job is made of, making the image available first.
 #[derive(Debug, Message)]
@@ -39,20 +48,42 @@ pub enum Unprepared {
     },
 }
 
-/// Builds a job type now; answers with its version.
+/// Asks for the image of a job type, or of one of its versions, now.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Built, Refusal>")]
+#[rtype(result = "Result<Wanted, Refusal>")]
 pub struct Build {
     pub origin: Origin,
     pub job_type: String,
     pub version_tag: Option<String>,
 }
 
-/// Whether the image of a job type is there.
+/// Whether the image of a job type is here.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
 pub struct ImageExists {
     pub job_type: String,
+}
+
+/// Makes a job type, or gives it another definition.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Defined, Refusal>")]
+pub struct Define {
+    pub origin: Origin,
+    pub job_type: Box<JobType>,
+    /// Whether there must be none of that name, or one.
+    pub is_new: bool,
+}
+
+/// The images of this node.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Held>, Refusal>")]
+pub struct ListImages;
+
+/// Removes images beyond the budget, or says which would go.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Room, Refusal>")]
+pub struct CollectImages {
+    pub dry_run: bool,
 }
 
 /// A job type that is ready to run.
@@ -65,17 +96,47 @@ pub struct Built {
     pub image_ref: String,
 }
 
-/// Why a job type was not built.
+impl Built {
+    pub(super) fn of(environment: &Environment, image: &Image) -> Self {
+        Self {
+            job_type: environment.name.clone(),
+            version: environment.version().to_string(),
+            digest: environment.digest.to_string(),
+            image_ref: image.reference.clone(),
+        }
+    }
+}
+
+/// A job type as it was defined.
+#[derive(Debug, Clone)]
+pub struct Defined {
+    pub present: Present,
+    /// There was a definition, and it was the same.
+    pub unchanged: bool,
+}
+
+/// Why there is no image, or no definition.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Refusal {
     #[error(transparent)]
     JobType(#[from] NoSuchJobType),
-    #[error(
-        "job type {job_type:?} needs requirements, and this version of the service installs none; bring a base_image that has them"
-    )]
-    Requirements { job_type: String },
+    #[error("version {version} is not built, and in production nothing is built for a job; ask for it: tako-vm build")]
+    NotBuilt { version: String },
     #[error("job type {job_type:?} was not built: {message}")]
-    Failed { job_type: String, message: String },
+    Failed {
+        job_type: String,
+        message: String,
+        /// The last lines of the build's log.
+        log_tail: String,
+        /// The same may work later, or on another node.
+        retryable: bool,
+    },
+    #[error("job type {name:?} exists already; change it with PUT /job-types/{name}")]
+    Exists { name: String },
+    #[error("job type {name:?} is defined in the configuration, which alone can change it; choose another name")]
+    Configured { name: String },
+    #[error("job type {name:?} was changed by somebody else at the same time; look at it and try again")]
+    Raced { name: String },
 }
 
 pub struct Builder {
@@ -89,6 +150,10 @@ struct Workshop {
     job_types: Arc<JobTypes>,
     pool: Arc<Pool>,
     images: Arc<Images>,
+    builds: Arc<Builds>,
+    store: Store,
+    journal: Journal,
+    node_id: Uuid,
 }
 
 /// Images by reference, resolved once each, however many ask at the same time.
@@ -96,19 +161,16 @@ struct Workshop {
 struct Images(std::sync::Mutex<HashMap<String, Arc<Mutex<Option<Image>>>>>);
 
 impl Builder {
-    pub fn new(job_types: Arc<JobTypes>, pool: Arc<Pool>, io: runtime::Handle) -> Self {
-        Self { workshop: Workshop { job_types, pool, images: Arc::default() }, io }
+    pub fn new(parts: Parts, pool: Arc<Pool>) -> Self {
+        let (job_types, io) = (Arc::clone(&parts.job_types), parts.io.clone());
+        let (store, journal, node_id) = (parts.store.clone(), parts.journal.clone(), parts.node_id);
+        let builds = Arc::new(Builds::new(parts));
+        Self { workshop: Workshop { job_types, pool, images: Arc::default(), builds, store, journal, node_id }, io }
     }
-}
 
-/// Where an engine finds the image of a job type.
-fn reference(kind: engine::Kind, job_type: &JobType) -> String {
-    match kind {
-        engine::Kind::Docker => {
-            job_type.base_image.clone().unwrap_or_else(|| format!("tako-vm/executor:{}", job_type.python_version))
-        }
-        engine::Kind::Native => "host".to_owned(),
-        engine::Kind::Scripted => "scripted".to_owned(),
+    /// Where the builds of this node are watched and ended.
+    pub fn builds(&self) -> Arc<Builds> {
+        Arc::clone(&self.workshop.builds)
     }
 }
 
@@ -145,29 +207,59 @@ impl Images {
 impl Workshop {
     /// What a sandbox of the job is made of; the pool keeps some of that make from now on.
     async fn prepare(&self, submitted: &JobSubmitted) -> Result<SandboxSpec, Unprepared> {
-        let (job_type, _) = self
-            .job_types
-            .resolve(&submitted.job_type)
-            .map_err(|gone| unprepared(ErrorType::ConfigError, &gone.to_string(), false))?;
-        if !job_type.requirements.is_empty() || !submitted.requirements.is_empty() {
-            let refusal = Refusal::Requirements { job_type: job_type.name.clone() };
-            return Err(unprepared(ErrorType::DependencyError, &refusal.to_string(), false));
+        let environment = self.job_types.pinned(&submitted.job_type, &submitted.job_version).await;
+        let environment = environment.map_err(|error| match error {
+            Unresolved::NoSuchJobType(gone) => unprepared(ErrorType::ConfigError, &gone.to_string(), false),
+            Unresolved::Store(error) => unprepared(ErrorType::ServiceUnavailable, &error.to_string(), true),
+        })?;
+        if let Some(refusal) = self.job_types.gpu_refusal(&environment.name) {
+            return Err(unprepared(ErrorType::ConfigError, &refusal, false));
         }
         let image = match &submitted.pinned_image {
             Some(pinned) => self.pinned_image(pinned).await?,
-            None => self.image(job_type).await.map_err(|error| {
-                let is_outage = matches!(error, engine::Error::Unavailable { .. });
-                unprepared(ErrorType::DockerError, &error.to_string(), is_outage)
-            })?,
+            None => self.image(&environment).await?,
         };
         let hash_seed = submitted.hash_seed.as_deref();
         let labels = self.pool.labels().clone();
-        let spec = self.job_types.spec(&job_type.name, &submitted.limits, image, hash_seed, labels);
+        let spec = self.job_types.spec(&environment, &submitted.limits, image, hash_seed, labels);
         // An image that is only tried out is nothing to keep sandboxes ready of.
         if submitted.pinned_image.as_ref().is_none_or(|pinned| pinned.digest.is_some()) {
-            self.pool.keep(&spec, self.job_types.pool_bounds(&job_type.name));
+            self.pool.keep(&spec, self.job_types.pool_bounds(&environment.name));
         }
         Ok(spec)
+    }
+
+    async fn image(&self, environment: &Environment) -> Result<Image, Unprepared> {
+        if environment.recipe.is_plain() {
+            return self.plain_image(environment).await.map_err(|error| {
+                let is_outage = matches!(error, engine::Error::Unavailable { .. });
+                unprepared(ErrorType::DockerError, &error.to_string(), is_outage)
+            });
+        }
+        self.builds.image(environment).await.map_err(|refusal| {
+            let (error_type, retryable, tail) = match &refusal {
+                Refusal::Failed { retryable, log_tail, .. } => {
+                    (ErrorType::DependencyError, *retryable, log_tail.as_str())
+                }
+                _ => (ErrorType::ConfigError, false, ""),
+            };
+            unprepared(error_type, format!("{refusal}\n{tail}").trim_end(), retryable)
+        })
+    }
+
+    async fn plain_image(&self, environment: &Environment) -> Result<Image, engine::Error> {
+        let base = self.job_types.base(environment);
+        if self.job_types.has_other_base(&base) {
+            // The base's name has moved since. Where the old one is gone, the job runs on the
+            // present one, and its record names the image.
+            match self.pool.engine().image_on(&base).await? {
+                Some(image) => return Ok(image),
+                None => {
+                    tracing::info!(version = %environment.version(), "its base is gone; it runs on the present one")
+                }
+            }
+        }
+        self.images.resolve(&self.pool, &base.reference).await
     }
 
     async fn pinned_image(&self, pinned: &PinnedImage) -> Result<Image, Unprepared> {
@@ -200,26 +292,60 @@ impl Workshop {
         Ok(image)
     }
 
-    async fn image(&self, job_type: &JobType) -> Result<Image, engine::Error> {
-        self.images.resolve(&self.pool, &reference(self.pool.engine().kind(), job_type)).await
-    }
-
     /// Has sandboxes ready for the job types that want some before the first job comes.
     async fn warm(&self) {
-        for job_type in self.job_types.all() {
+        if let Err(error) = self.job_types.refresh().await {
+            tracing::debug!(error = %error, "job types are as they were: the database does not answer");
+        }
+        for Present { job_type, environment, .. } in self.job_types.all() {
             let bounds = self.job_types.pool_bounds(&job_type.name);
-            if bounds.min_idle == 0 || !job_type.requirements.is_empty() {
+            let lacks_gpu = self.job_types.gpu_refusal(&job_type.name).is_some();
+            if bounds.min_idle == 0 || lacks_gpu {
                 continue;
             }
-            match self.image(job_type).await {
-                Ok(image) => {
-                    let limits = self.job_types.limits(job_type, None, None);
-                    let spec = self.job_types.spec(&job_type.name, &limits, image, None, self.pool.labels().clone());
-                    self.pool.keep(&spec, bounds);
+            let image = match environment.recipe.is_plain() {
+                true => self.plain_image(&environment).await.map(Some),
+                // What nobody asked for is not built, but what was built before is at hand.
+                false => Ok(self.builds.find(&environment).await.ok().flatten()),
+            };
+            match image {
+                Ok(Some(image)) => {
+                    let limits = self.job_types.limits(&job_type, None, None);
+                    let labels = self.pool.labels().clone();
+                    self.pool.keep(&self.job_types.spec(&environment, &limits, image, None, labels), bounds);
                 }
+                Ok(None) => {}
                 Err(error) => tracing::warn!(error = %error, job_type = job_type.name, "no image to start ahead from"),
             }
         }
+    }
+
+    async fn build(&self, reference: &str, wish: Wish) -> Result<Wanted, Refusal> {
+        let environment = match self.job_types.find(reference).await {
+            Ok(present) => present.environment,
+            Err(Unresolved::NoSuchJobType(unknown)) => return Err(unknown.into()),
+            Err(Unresolved::Store(error)) => return Err(Refusal::of_store(reference, &error)),
+        };
+        if let Some(refusal) = self.job_types.gpu_refusal(&environment.name) {
+            let job_type = environment.name.clone();
+            return Err(Refusal::Failed { job_type, message: refusal, log_tail: String::new(), retryable: false });
+        }
+        if !environment.recipe.is_plain() {
+            return self.builds.wanted(&environment, wish).await;
+        }
+        let image = self.plain_image(&environment).await;
+        let image = image.map_err(|error| Refusal::of_build(&environment.name, &error.into(), String::new()))?;
+        // Now that there is something to stand on, the version may be another.
+        let environment = self.builds.settled(&environment).await?;
+        Ok(Wanted::There(Built::of(&environment, &image)))
+    }
+
+    async fn image_exists(&self, job_type: &str) -> bool {
+        let Some(Present { environment, .. }) = self.job_types.present(job_type) else { return false };
+        if environment.recipe.is_plain() {
+            return self.images.is_resolved(&base_reference(self.pool.engine().kind(), &environment.recipe));
+        }
+        self.builds.find(&environment).await.is_ok_and(|image| image.is_some())
     }
 }
 
@@ -233,6 +359,10 @@ impl Actor for Builder {
     fn started(&mut self, context: &mut Self::Context) {
         self.warm();
         context.run_interval(WARM_INTERVAL, |builder, _| builder.warm());
+        context.run_interval(ROOM_INTERVAL, |builder, _| {
+            let builds = Arc::clone(&builder.workshop.builds);
+            builder.io.spawn(async move { builds.make_room().await });
+        });
     }
 }
 
@@ -255,38 +385,61 @@ impl Handler<Prepare> for Builder {
     }
 }
 
-impl Handler<Build> for Builder {
-    type Result = ResponseFuture<Result<Built, Refusal>>;
+impl Builder {
+    /// Runs on the I/O runtime; an answer that is lost is a failure.
+    fn answer<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+    ) -> ResponseFuture<Result<T, Refusal>> {
+        let task = self.io.spawn(task);
+        Box::pin(async move { task.await.unwrap_or_else(|lost| Err(Refusal::of("(any)", &lost.to_string()))) })
+    }
+}
 
-    fn handle(&mut self, Build { job_type, .. }: Build, _: &mut Self::Context) -> Self::Result {
-        let (found, version) = match self.workshop.job_types.resolve(&job_type) {
-            Ok(found) => found,
-            Err(unknown) => return Box::pin(async { Err(unknown.into()) }),
-        };
-        let name = found.name.clone();
-        if !found.requirements.is_empty() {
-            return Box::pin(async { Err(Refusal::Requirements { job_type: name }) });
-        }
-        let digest = self.workshop.job_types.digest(&name).unwrap_or_default().to_owned();
-        let (workshop, job_type) = (self.workshop.clone(), found.clone());
-        let task = self.io.spawn(async move { workshop.image(&job_type).await });
-        Box::pin(async move {
-            match task.await {
-                Ok(Ok(image)) => Ok(Built { job_type: name, version, digest, image_ref: image.reference }),
-                Ok(Err(error)) => Err(Refusal::Failed { job_type: name, message: domain::scrub(&error.to_string()) }),
-                Err(lost) => Err(Refusal::Failed { job_type: name, message: lost.to_string() }),
-            }
-        })
+impl Handler<Build> for Builder {
+    type Result = ResponseFuture<Result<Wanted, Refusal>>;
+
+    fn handle(&mut self, Build { origin, job_type, version_tag }: Build, _: &mut Self::Context) -> Self::Result {
+        let workshop = self.workshop.clone();
+        let wish = Wish { by: origin.by, correlation_id: Some(origin.correlation_id), version_tag };
+        self.answer(async move { workshop.build(&job_type, wish).await })
     }
 }
 
 impl Handler<ImageExists> for Builder {
-    type Result = bool;
+    type Result = ResponseFuture<bool>;
 
-    fn handle(&mut self, ImageExists { job_type }: ImageExists, _: &mut Self::Context) -> bool {
-        let Workshop { job_types, pool, images } = &self.workshop;
-        job_types.resolve(&job_type).is_ok_and(|(job_type, _)| {
-            job_type.requirements.is_empty() && images.is_resolved(&reference(pool.engine().kind(), job_type))
-        })
+    fn handle(&mut self, ImageExists { job_type }: ImageExists, _: &mut Self::Context) -> Self::Result {
+        let workshop = self.workshop.clone();
+        let task = self.io.spawn(async move { workshop.image_exists(&job_type).await });
+        Box::pin(async move { task.await.unwrap_or(false) })
+    }
+}
+
+impl Handler<Define> for Builder {
+    type Result = ResponseFuture<Result<Defined, Refusal>>;
+
+    fn handle(&mut self, Define { origin, job_type, is_new }: Define, _: &mut Self::Context) -> Self::Result {
+        let Workshop { job_types, store, journal, node_id, .. } = self.workshop.clone();
+        let desk = Desk { job_types, store, journal, node_id };
+        self.answer(async move { desk.define(&origin, &job_type, is_new).await })
+    }
+}
+
+impl Handler<ListImages> for Builder {
+    type Result = ResponseFuture<Result<Vec<Held>, Refusal>>;
+
+    fn handle(&mut self, _: ListImages, _: &mut Self::Context) -> Self::Result {
+        let builds = Arc::clone(&self.workshop.builds);
+        self.answer(async move { builds.held().await })
+    }
+}
+
+impl Handler<CollectImages> for Builder {
+    type Result = ResponseFuture<Result<Room, Refusal>>;
+
+    fn handle(&mut self, CollectImages { dry_run }: CollectImages, _: &mut Self::Context) -> Self::Result {
+        let builds = Arc::clone(&self.workshop.builds);
+        self.answer(async move { builds.collect(dry_run).await })
     }
 }

@@ -54,7 +54,7 @@ impl Doors {
         let taken = found.files.iter().filter(|file| file.source.is_some() && file.bytes > 0);
         let hashes: Vec<Digest> = taken.map(|file| file.hash).collect();
         if !hashes.is_empty() {
-            let gone = self.store.missing_blobs(&hashes).await?;
+            let gone = self.store.hold_blobs(&hashes).await?;
             let gone = found.files.iter().filter(|file| file.source.is_some() && gone.contains(&file.hash));
             faults.extend(gone.map(|file| fault(&file.name, format!("(sha256 {}) is no longer kept", file.hash))));
         }

@@ -14,13 +14,15 @@ use serde_json::json;
 use tokio::runtime;
 use uuid::Uuid;
 
-use super::job_types::{JobTypes, NoSuchJobType};
+use super::custody::{self, Custody};
+use super::job_types::{JobTypes, NoSuchJobType, Present, Unresolved};
 use super::ledger::{self, Ledger, NewJob};
 use super::queue::{CancelHere, Queue};
 use super::submission::{FieldFault, Origin, Submission};
 use crate::config::Config;
 use crate::domain::{
-    Command, Digest, Idempotency, InputFile, JobSubmitted, RefusalCause, Rejection, Status, canonical_json_digest,
+    Command, Digest, Idempotency, InputFile, JobLimits, JobSubmitted, RefusalCause, Rejection, SecretUse, Status,
+    canonical_json_digest,
 };
 use crate::store;
 
@@ -99,8 +101,13 @@ pub enum Refusal {
     NotFound(Uuid),
     #[error("execution {execution_id} has already ended: {status}")]
     AlreadyEnded { execution_id: Uuid, status: Status },
+    /// Its stream is still in the log, and proves what it was.
+    #[error("execution {0} has expired: its record is no longer kept")]
+    Expired(Uuid),
     #[error("execution {0} has not ended yet; wait for its result first")]
     NotEnded(Uuid),
+    #[error("tenant {tenant} has {count} executions in progress: let them end, or cancel them, first")]
+    InProgress { tenant: String, count: u64 },
     #[error("execution {0} is not waiting in the dead letter queue")]
     NotADeadLetter(Uuid),
     /// The code or input of the original is no longer kept.
@@ -109,6 +116,10 @@ pub enum Refusal {
     /// The refusal is in the original's stream.
     #[error("execution {execution_id} cannot be replayed: {reason}")]
     ReplayRefused { execution_id: Uuid, cause: RefusalCause, reason: String },
+    #[error("secret {name} is not set; set it with PUT /secrets/{name}")]
+    NoSecret { name: String },
+    #[error("{}", super::custody::Error::NoKey)]
+    NoSecretKey,
     #[error("the queue holds {waiting} jobs, as many as it may; try again later")]
     QueueFull { waiting: u64, retry_after: Duration },
     /// The database does not answer, or too much is under way.
@@ -131,6 +142,7 @@ impl Refusal {
                 Rejection::AlreadyEnded(status) => Self::AlreadyEnded { execution_id, status },
                 Rejection::NotEnded => Self::NotEnded(execution_id),
                 Rejection::NotADeadLetter => Self::NotADeadLetter(execution_id),
+                Rejection::Expired => Self::Expired(execution_id),
                 Rejection::AlreadyExists
                 | Rejection::LeaseLost { .. }
                 | Rejection::NotQueued
@@ -142,6 +154,11 @@ impl Refusal {
                 Self::internal(&error)
             }
         }
+    }
+
+    /// One field that is wrong; `message` continues a sentence that begins with its name.
+    fn field(field: &str, message: String) -> Self {
+        Self::Invalid { faults: vec![FieldFault { field: field.to_owned(), message, is_size: false }] }
     }
 
     fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
@@ -160,6 +177,15 @@ impl From<store::Error> for Refusal {
     }
 }
 
+impl From<Unresolved> for Refusal {
+    fn from(error: Unresolved) -> Self {
+        match error {
+            Unresolved::NoSuchJobType(error) => error.into(),
+            Unresolved::Store(error) => error.into(),
+        }
+    }
+}
+
 /// What the intake works with.
 #[derive(Clone)]
 pub struct Doors {
@@ -167,6 +193,7 @@ pub struct Doors {
     pub job_types: Arc<JobTypes>,
     pub ledger: Ledger,
     pub store: store::Store,
+    pub custody: Custody,
 }
 
 pub struct Intake {
@@ -308,10 +335,17 @@ impl Doors {
         if !faults.is_empty() {
             return Err(Refusal::Invalid { faults });
         }
-        let (job_type, version) = self.job_types.resolve(&submission.job_type)?;
+        let Present { job_type, mut environment, .. } = self.job_types.find(&submission.job_type).await?;
+        if let Some(refusal) = self.job_types.gpu_refusal(&job_type.name) {
+            return Err(Refusal::field("job_type", format!("cannot run here: {refusal}")));
+        }
+        if !submission.requirements.is_empty() {
+            environment = self.job_types.with_requirements(&environment, &submission.requirements).await?;
+        }
         let idempotency =
             submission.idempotency_key.clone().map(|key| Idempotency { key, fingerprint: submission.fingerprint() });
-        let limits = self.job_types.limits(job_type, submission.timeout, submission.startup_timeout);
+        self.check_secrets(&origin.tenant, &submission.secrets).await?;
+        let limits = self.job_types.limits(&job_type, submission.timeout, submission.startup_timeout);
         let given = self.given_files(&origin.tenant, &submission.files).await?;
         let mut blobs = vec![
             store::Blob::new(Bytes::copy_from_slice(submission.code.as_bytes())),
@@ -321,22 +355,18 @@ impl Doors {
         let submitted = JobSubmitted {
             tenant: origin.tenant.clone(),
             job_type: job_type.name.clone(),
-            job_version: version,
+            job_version: environment.version().to_string(),
             code: Digest::of(submission.code.as_bytes()),
             input: Digest::of(submission.input.text().as_bytes()),
             input_canonical: submission.input.canonical_digest(),
-            params: canonical_json_digest(&json!({
-                "job_type": job_type.name,
-                "limits": limits,
-                "requirements": submission.requirements,
-            })),
+            params: params_digest(&job_type.name, &limits, &submission),
             input_artifacts: files_digest(&given.files),
             files: given.files,
             requirements: submission.requirements,
             limits,
             priority: submission.priority,
             not_before: submission.not_before,
-            max_attempts: submission.max_attempts.unwrap_or_else(|| self.job_types.max_attempts(job_type)),
+            max_attempts: submission.max_attempts.unwrap_or_else(|| self.job_types.max_attempts(&job_type)),
             idempotency,
             client_ip: origin.client_ip.clone(),
             parent: None,
@@ -344,8 +374,19 @@ impl Doors {
             hash_seed: None,
             tags: submission.tags,
             callback_url: submission.callback_url,
+            secrets: submission.secrets,
         };
         Ok(NewJob { execution_id: Uuid::now_v7(), submitted, blobs })
+    }
+
+    async fn check_secrets(&self, tenant: &str, wanted: &[SecretUse]) -> Result<(), Refusal> {
+        match self.custody.versions(tenant, wanted).await {
+            Ok(_) => Ok(()),
+            Err(error @ (custody::Error::NotSet(_) | custody::Error::NoKey)) => {
+                Err(Refusal::field("secrets", format!("cannot be given: {error}")))
+            }
+            Err(custody::Error::Store(error)) => Err(error.into()),
+        }
     }
 
     async fn enter_all(
@@ -392,6 +433,9 @@ impl Doors {
                 }
                 let first = self.ledger.load(existing).await.map_err(|error| Refusal::of(error, existing))?;
                 let first = first.ok_or(Refusal::NotFound(existing))?;
+                if first.record.expired_at.is_some() {
+                    return Err(Refusal::Expired(existing));
+                }
                 Ok(Accepted {
                     execution_id: existing,
                     status: first.record.status(),
@@ -402,6 +446,15 @@ impl Doors {
             (Err(error), _) => Err(Refusal::of(error, job.execution_id)),
         }
     }
+}
+
+/// Of the canonical JSON of what else shapes the result.
+fn params_digest(job_type: &str, limits: &JobLimits, submission: &Submission) -> Digest {
+    let mut params = json!({"job_type": job_type, "limits": limits, "requirements": submission.requirements});
+    if !submission.secrets.is_empty() {
+        params["secrets"] = json!(submission.secrets);
+    }
+    canonical_json_digest(&params)
 }
 
 /// Of the canonical JSON of name → hash.

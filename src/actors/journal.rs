@@ -1,8 +1,9 @@
-//! The node's own stream: when it came, drained and went.
+//! Streams with one writer: a node's own, and that of each build.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use actix::Addr;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::appender::{Append, Appender};
@@ -11,52 +12,101 @@ use crate::clock::Clock;
 use crate::domain::{Digest, Envelope, Event};
 use crate::store::{self, Outcome};
 
-/// Appends to the stream of one node, of which it is the only writer.
+/// Appends to a stream of which it is the only writer.
 #[derive(Clone)]
 pub struct Journal {
-    node_id: Uuid,
+    stream_id: Uuid,
+    kind: store::StreamKind,
+    /// As the envelope's `actor`.
+    speaker: String,
+    correlation_id: Option<String>,
     appender: Addr<Appender>,
     clock: Arc<dyn Clock>,
-    /// Version and hash of the latest event.
+    /// Version and hash of the latest event; held while one is written, so that they go one by one.
     head: Arc<Mutex<(i32, Option<Digest>)>>,
 }
 
 impl Journal {
+    /// Of a node: when it came, drained and went.
     pub fn new(node_id: Uuid, appender: Addr<Appender>, clock: Arc<dyn Clock>) -> Self {
-        Self { node_id, appender, clock, head: Arc::default() }
+        let speaker = format!("node@{node_id}");
+        let kind = store::StreamKind::Node;
+        Self { stream_id: node_id, kind, speaker, correlation_id: None, appender, clock, head: Arc::default() }
+    }
+
+    /// A new stream of what an installation does with its own log.
+    pub(super) fn of_upkeep(appender: Addr<Appender>, clock: Arc<dyn Clock>) -> Self {
+        let stream_id = Uuid::now_v7();
+        let speaker = format!("upkeep@{stream_id}");
+        let kind = store::StreamKind::Upkeep;
+        Self { stream_id, kind, speaker, correlation_id: None, appender, clock, head: Arc::default() }
+    }
+
+    pub(super) fn appender(&self) -> Addr<Appender> {
+        self.appender.clone()
+    }
+
+    /// Of a new build on the same node.
+    pub fn of_build(&self, build_id: Uuid, node_id: Uuid, correlation_id: Option<String>) -> Self {
+        Self {
+            stream_id: build_id,
+            kind: store::StreamKind::Build,
+            speaker: format!("builder@{node_id}"),
+            correlation_id,
+            head: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Of a job type, whose stream goes on from a known head.
+    pub fn of_job_type(
+        &self,
+        stream_id: Uuid,
+        node_id: Uuid,
+        correlation_id: Option<String>,
+        head: (i32, Option<Digest>),
+    ) -> Self {
+        Self {
+            stream_id,
+            kind: store::StreamKind::JobType,
+            speaker: format!("builder@{node_id}"),
+            correlation_id,
+            head: Arc::new(Mutex::new(head)),
+            ..self.clone()
+        }
     }
 
     /// Appends an event, or says in the process's log why it could not: a node works on
     /// without its journal.
     pub async fn write(&self, event: impl Into<Event>) {
-        if let Err(error) = self.try_write(event.into()).await {
+        if let Err(error) = self.append(event).await {
             tracing::warn!(error = %error, "the node's journal misses an event");
         }
     }
 
-    async fn try_write(&self, event: Event) -> Result<(), ledger::Error> {
-        let (version, head_hash) = *self.head.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Appends an event. Durable when it returns; `false` when the stream has gone on without us.
+    pub async fn append(&self, event: impl Into<Event>) -> Result<bool, ledger::Error> {
+        // Held until it is appended: the next event must name this one.
+        let mut head = self.head.lock().await;
+        let (version, head_hash) = *head;
         let envelope = Envelope {
             event_id: Uuid::now_v7(),
-            stream_id: self.node_id,
+            stream_id: self.stream_id,
             version: version + 1,
             recorded_at: self.clock.now(),
-            correlation_id: None,
-            event,
+            correlation_id: self.correlation_id.clone(),
+            event: event.into(),
         };
-        let speaker = format!("node@{}", self.node_id);
-        let mut append = store::Append::events(
-            self.node_id,
-            store::StreamKind::Node,
-            store::new_events([(&envelope, speaker.as_str())])?,
-        );
+        let mut append =
+            store::Append::events(self.stream_id, self.kind, store::new_events([(&envelope, self.speaker.as_str())])?);
         append.expected_version = version;
         append.prev_hash = head_hash;
         let mut outcome = self.appender.send(Append(vec![append])).await.map_err(|_| ledger::Error::Stopped)?;
         let outcome = outcome.pop().unwrap_or(Err(ledger::Error::Overloaded))?;
         if let Outcome::Appended(appended) | Outcome::Duplicate(appended) = outcome {
-            *self.head.lock().unwrap_or_else(PoisonError::into_inner) = (appended.version, Some(appended.head_hash));
+            *head = (appended.version, Some(appended.head_hash));
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 }

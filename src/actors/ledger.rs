@@ -282,7 +282,8 @@ impl Draft {
             expected_version: self.expected_version,
             prev_hash: self.prev_hash,
             events: store::new_events(self.events.iter().map(|(envelope, speaker)| (envelope, speaker.as_ref())))?,
-            record: Some(store::RecordRow::of(&record)),
+            // An expired execution has no row any more.
+            record: record.expired_at.is_none().then(|| store::RecordRow::of(&record)),
             queue,
             lease: enclosed.lease,
             idempotency: None,
@@ -321,30 +322,31 @@ fn effects(events: &[(Envelope, Arc<str>)], record: &ExecutionRecord) -> (QueueC
             | Event::ExecutionCancelled(_) => queue = QueueChange::Remove,
             Event::CancelRequested(_) => queue = QueueChange::FlagCancel,
             Event::JobDeadLettered(letter) => {
-                dead_letter = DeadLetterChange::Insert(store::DeadLetterRow {
-                    execution_id: record.execution_id,
-                    tenant: record.submitted.tenant.clone(),
-                    job_type: record.submitted.job_type.clone(),
-                    error_type: letter.error_type.as_str().to_owned(),
-                    error_message: letter.message.clone(),
-                    retry_count: letter.attempts.saturating_sub(1),
-                    created_at: envelope.recorded_at,
-                    client_ip: record.submitted.client_ip.clone(),
-                    correlation_id: record.correlation_id.clone(),
-                });
+                let row = store::DeadLetterRow::of(record, letter, envelope.recorded_at);
+                dead_letter = DeadLetterChange::Insert(row);
             }
             Event::DeadLetterRequeued(_) | Event::DeadLetterDiscarded(_) => dead_letter = DeadLetterChange::Remove,
             Event::JobDequeued(_)
             | Event::ExecutionStarted(_)
             | Event::JobRejected(_)
             | Event::ReplayVerdictRecorded(_)
+            | Event::SecretsDelivered(_)
+            | Event::EgressObserved(_)
             | Event::BuildRequested(_)
             | Event::BuildStarted(_)
             | Event::BuildSucceeded(_)
             | Event::BuildFailed(_)
+            | Event::JobTypeDefined(_)
             | Event::NodeStarted(_)
             | Event::NodeDraining(_)
-            | Event::NodeStopped(_) => {}
+            | Event::NodeStopped(_)
+            | Event::SecretSet(_)
+            | Event::SecretRemoved(_)
+            | Event::ExecutionExpired(_)
+            | Event::PayloadShredded(_)
+            | Event::TenantShredded(_)
+            | Event::RetentionApplied(_)
+            | Event::LogArchived(_) => {}
         }
     }
     (queue, dead_letter)

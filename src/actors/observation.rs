@@ -96,5 +96,6 @@ fn reason(refusal: Refusal) -> &'static str {
         Refusal::TooMany => "more artifacts than may be kept",
         Refusal::TotalTooLarge => "more bytes than all artifacts may have",
         Refusal::Unreadable => "could not be read",
+        Refusal::HoldsASecret => "holds a secret",
     }
 }

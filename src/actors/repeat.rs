@@ -3,11 +3,14 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::custody;
 use super::intake::{Accepted, Doors, How, Refusal};
+use super::job_types::Unresolved;
 use super::ledger;
 use super::submission::{Origin, Submission};
 use crate::domain::{
-    Command, Digest, JobSubmitted, Parent, PinnedImage, RefusalCause, Relationship, ReplayVerdictRecorded, Verdict,
+    Command, Digest, JobSubmitted, Parent, PinnedImage, RefusalCause, Relationship, ReplayVerdictRecorded,
+    SecretVersion, Verdict,
 };
 use crate::store;
 
@@ -15,12 +18,25 @@ impl Doors {
     /// See [`super::intake::Repeat`].
     pub(super) async fn repeat(&self, origin: Origin, execution_id: Uuid, how: How) -> Result<Accepted, Refusal> {
         let original = self.find(&origin.tenant, execution_id).await?;
+        if original.record.expired_at.is_some() {
+            return Err(match how {
+                How::Replay { .. } => Refusal::ReplayRefused {
+                    execution_id,
+                    cause: RefusalCause::BlobGone,
+                    reason: "it has expired: its code and input are retired".to_owned(),
+                },
+                How::Rerun | How::Requeue | How::Fork { .. } => Refusal::Expired(execution_id),
+            });
+        }
         if let How::Replay { image, priority } = how {
             return self.replay(origin, original, image, priority).await;
         }
         let mut submitted = original.record.submitted.clone();
-        let (_, version) = self.job_types.resolve(&submitted.job_type)?;
-        submitted.job_version = version;
+        let mut environment = self.job_types.find(&submitted.job_type).await?.environment;
+        if !submitted.requirements.is_empty() {
+            environment = self.job_types.with_requirements(&environment, &submitted.requirements).await?;
+        }
+        submitted.job_version = environment.version().to_string();
         submitted.client_ip = origin.client_ip.clone();
         submitted.idempotency = None;
         submitted.not_before = None;
@@ -45,6 +61,9 @@ impl Doors {
         if let Some(reason) = self.missing(&submitted, &blobs).await? {
             return Err(Refusal::NotRepeatable { execution_id, reason });
         }
+        if let Err(reason) = self.present_secrets(&submitted).await? {
+            return Err(Refusal::NotRepeatable { execution_id, reason });
+        }
         self.enter(submitted, blobs, &origin.correlation_id).await
     }
 
@@ -63,9 +82,14 @@ impl Doors {
         }
         let mut submitted = original.record.submitted.clone();
         let sandbox = original.record.sandbox().cloned();
-        let (sandbox, version) = match (sandbox, self.job_types.resolve(&submitted.job_type)) {
-            (Some(sandbox), Ok((_, version))) => match self.missing(&submitted, &[]).await? {
-                None => (sandbox, version),
+        let present = match self.job_types.find(&submitted.job_type).await {
+            Err(Unresolved::Store(error)) => return Err(error.into()),
+            Err(Unresolved::NoSuchJobType(gone)) => Err(gone),
+            Ok(present) => Ok(present.environment),
+        };
+        let (sandbox, present) = match (sandbox, present) {
+            (Some(sandbox), Ok(present)) => match self.missing(&submitted, &[]).await? {
+                None => (sandbox, present),
                 Some(reason) => return self.refuse_replay(&origin, original, RefusalCause::BlobGone, reason).await,
             },
             (None, _) => {
@@ -76,8 +100,16 @@ impl Doors {
                 return self.refuse_replay(&origin, original, RefusalCause::JobTypeMissing, gone.to_string()).await;
             }
         };
-        // What the job type adds to the image, its environment, is of today.
-        submitted.job_version = version;
+        let secrets = self.present_secrets(&submitted).await?;
+        let changed = secrets.map(|now| custody::changed(&original.record.secrets, &now));
+        if let Some(reason) = changed.unwrap_or_else(Some) {
+            return self.refuse_replay(&origin, original, RefusalCause::SecretGone, reason).await;
+        }
+        // The version it ran on says what was in its environment. Of executions older than recipes
+        // nobody kept that, so theirs is of today.
+        if self.job_types.kept(&submitted.job_type, &submitted.job_version).await?.is_none() {
+            submitted.job_version = present.version().to_string();
+        }
         submitted.pinned_image = Some(PinnedImage {
             engine: sandbox.engine,
             runtime: Some(sandbox.runtime),
@@ -110,6 +142,15 @@ impl Doors {
         Err(Refusal::ReplayRefused { execution_id, cause, reason })
     }
 
+    /// The versions that the job's secrets have now, or why one cannot be had.
+    async fn present_secrets(&self, submitted: &JobSubmitted) -> Result<Result<Vec<SecretVersion>, String>, Refusal> {
+        match self.custody.versions(&submitted.tenant, &submitted.secrets).await {
+            Ok(versions) => Ok(Ok(versions)),
+            Err(custody::Error::Store(error)) => Err(error.into()),
+            Err(error @ (custody::Error::NotSet(_) | custody::Error::NoKey)) => Ok(Err(error.to_string())),
+        }
+    }
+
     /// Which of the job's own bytes are no longer kept, as a sentence.
     async fn missing(&self, submitted: &JobSubmitted, brought: &[store::Blob]) -> Result<Option<String>, Refusal> {
         let wanted: Vec<_> = std::iter::once(("its code".to_owned(), submitted.code))
@@ -118,7 +159,7 @@ impl Doors {
             .filter(|(_, hash)| brought.iter().all(|blob| blob.hash() != *hash))
             .collect();
         let hashes: Vec<_> = wanted.iter().map(|(_, hash)| *hash).collect();
-        let missing = self.store.missing_blobs(&hashes).await?;
+        let missing = self.store.hold_blobs(&hashes).await?;
         Ok(wanted
             .into_iter()
             .find(|(_, hash)| missing.contains(hash))

@@ -1,6 +1,6 @@
 //! What a client asks for, and whether it may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::config::Config;
-use crate::domain::{Digest, FileSource, JsonObject, canonical_json_digest};
+use crate::domain::{
+    Digest, FileSource, JsonObject, MAX_SECRETS, Requirement, SecretUse, canonical_json_digest, secret_name_fault,
+};
 
 /// Of a submission that names none.
 pub const DEFAULT_PRIORITY: i16 = 5;
@@ -67,6 +69,7 @@ pub struct Submission {
     pub files: Vec<(String, Given)>,
     pub callback_url: Option<String>,
     pub tags: BTreeMap<String, String>,
+    pub secrets: Vec<SecretUse>,
 }
 
 impl Submission {
@@ -86,13 +89,14 @@ impl Submission {
             files: Vec::new(),
             callback_url: None,
             tags: BTreeMap::new(),
+            secrets: Vec::new(),
         }
     }
 
     /// Of everything asked for but the key itself.
     pub fn fingerprint(&self) -> Digest {
         let files: BTreeMap<_, _> = self.files.iter().map(|(name, given)| (name, given.fingerprint())).collect();
-        canonical_json_digest(&json!({
+        let mut asked = json!({
             "code": Digest::of(self.code.as_bytes()),
             "input": self.input.canonical_digest(),
             "timeout_ms": self.timeout.map(|limit| limit.as_millis() as u64),
@@ -105,7 +109,11 @@ impl Submission {
             "files": files,
             "callback_url": self.callback_url,
             "tags": self.tags,
-        }))
+        });
+        if !self.secrets.is_empty() {
+            asked["secrets"] = json!(self.secrets);
+        }
+        canonical_json_digest(&asked)
     }
 
     /// All that is wrong with it, by field; nothing when it may be submitted.
@@ -117,6 +125,7 @@ impl Submission {
         self.check_requirements(config, &mut faults);
         self.check_files(config, &mut faults);
         self.check_words(&mut faults);
+        self.check_secrets(&mut faults);
         faults.0
     }
 
@@ -166,6 +175,11 @@ impl Submission {
         if self.requirements.len() > config.limits.max_requirements as usize {
             faults.add("requirements", format!("must be at most {}", config.limits.max_requirements));
         }
+        for requirement in &self.requirements {
+            if let Err(error) = Requirement::parse(requirement) {
+                faults.add("requirements", format!("are not all packages: {error}"));
+            }
+        }
     }
 
     fn check_files(&self, config: &Config, faults: &mut Faults) {
@@ -180,6 +194,21 @@ impl Submission {
         }
         let total: u64 = self.files.iter().map(|(_, given)| given.sent_bytes()).sum();
         faults.size("files", total, config.limits.max_body_bytes);
+    }
+
+    fn check_secrets(&self, faults: &mut Faults) {
+        if self.secrets.len() > MAX_SECRETS {
+            faults.add("secrets", format!("must be at most {MAX_SECRETS}"));
+        }
+        let mut names = BTreeSet::new();
+        for SecretUse { name, .. } in &self.secrets {
+            if let Some(fault) = secret_name_fault(name) {
+                faults.add("secrets", format!("{:?} {fault}", name.chars().take(60).collect::<String>()));
+            }
+            if !names.insert(name) {
+                faults.add("secrets", format!("{name:.64?} is named twice"));
+            }
+        }
     }
 
     fn check_words(&self, faults: &mut Faults) {

@@ -11,6 +11,8 @@ use uuid::Uuid;
 use super::appender::{Appender, Flush, WakeOnEnqueue};
 use super::attempt::Bench;
 use super::builder::Builder;
+use super::builds::{self, Builds};
+use super::custody::Custody;
 use super::dlq::Dlq;
 use super::intake::{Doors, Intake};
 use super::job_types::JobTypes;
@@ -19,13 +21,16 @@ use super::ledger::Ledger;
 use super::live_output::LiveOutput;
 use super::queue::{Drain, GetStats, LookForCancels, Queue, ReleaseAll, Slots, Wake};
 use super::reaper::{Reaper, Round};
+use super::retention::{self, Retention};
 use super::root::{Root, Watch};
 use super::sealer::{self, SealAll, Sealer};
 use super::slot::Slot;
+use super::vault::Vault;
 use super::waiters::Waiters;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::{NodeDraining, NodeStarted, NodeStopped, RetryPolicy};
+use crate::egress::Network;
 use crate::engine::pool::Pool;
 use crate::store;
 use crate::store::audit::SigningKey;
@@ -39,6 +44,10 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Signs the log's seals.
     pub signing_key: Option<SigningKey>,
+    /// Seals the tenants' secrets; without it there are none.
+    pub secret_key: Option<store::VaultKey>,
+    /// What jobs with a network reach.
+    pub network: Arc<dyn Network>,
     /// The one multi-thread runtime on which the database and the engine are spoken to.
     pub io: runtime::Handle,
 }
@@ -50,7 +59,10 @@ pub struct Node {
     pub intake: Addr<Intake>,
     pub queue: Addr<Queue>,
     pub builder: Addr<Builder>,
+    pub builds: Arc<Builds>,
     pub dlq: Addr<Dlq>,
+    pub vault: Addr<Vault>,
+    pub retention: Addr<Retention>,
     pub waiters: Arc<Waiters>,
     pub live_output: Arc<LiveOutput>,
     pub job_types: Arc<JobTypes>,
@@ -71,7 +83,7 @@ impl Node {
     /// # Errors
     /// [`store::Error`] when the node cannot be registered; then no job was claimed.
     pub async fn start(parts: Parts) -> Result<Self, store::Error> {
-        let Parts { node_id, config, store, pool, clock, signing_key, io } = parts;
+        let Parts { node_id, config, store, pool, clock, signing_key, secret_key, network, io } = parts;
         let slots = config.max_workers;
         {
             let (store, version) = (store.clone(), env!("CARGO_PKG_VERSION"));
@@ -79,7 +91,10 @@ impl Node {
         }
         let waiters = Arc::<Waiters>::default();
         let live_output = Arc::<LiveOutput>::default();
-        let job_types = Arc::new(JobTypes::new(&config));
+        let job_types = {
+            let opened = JobTypes::open(Arc::clone(&config), store.clone(), Arc::clone(pool.engine()));
+            Arc::new(run(&io, opened).await?)
+        };
         let tasks = TaskTracker::new();
 
         let appender = Appender::new(store.clone(), io.clone(), Arc::clone(&waiters)).start();
@@ -94,9 +109,27 @@ impl Node {
                 runtime: pool.engine().runtime().to_owned(),
             })
             .await;
-        let builder = Builder::new(Arc::clone(&job_types), Arc::clone(&pool), io.clone()).start();
+        let builder = Builder::new(
+            builds::Parts {
+                node_id,
+                config: Arc::clone(&config),
+                job_types: Arc::clone(&job_types),
+                engine: Arc::clone(pool.engine()),
+                store: store.clone(),
+                journal: journal.clone(),
+                clock: Arc::clone(&clock),
+                io: io.clone(),
+            },
+            Arc::clone(&pool),
+        );
+        let builds = builder.builds();
+        let builder = builder.start();
         let queue = Queue::new(store.clone(), io.clone(), node_id, &config.queue).start();
+        let custody = Custody::new(store.clone(), secret_key);
+        let vault = Vault::new(custody.clone(), journal.clone(), io.clone()).start();
         let bench = Bench {
+            custody: custody.clone(),
+            network,
             node_id,
             ledger: ledger("slot"),
             store: store.clone(),
@@ -111,6 +144,7 @@ impl Node {
             .map(|number| Slot::new(number, bench.clone(), queue.clone(), io.clone(), tasks.clone()).start())
             .collect();
         let doors = Doors {
+            custody,
             config: Arc::clone(&config),
             job_types: Arc::clone(&job_types),
             ledger: ledger("intake"),
@@ -134,6 +168,14 @@ impl Node {
             config: config.audit.clone(),
         };
         let sealer = Sealer::new(round, io.clone()).start();
+        let round = retention::Round {
+            store: store.clone(),
+            ledger: ledger("retention"),
+            journal: journal.clone(),
+            clock: Arc::clone(&clock),
+            config: Arc::clone(&config),
+        };
+        let retention = Retention::new(round, io.clone()).start();
         let root = Root::default().start();
 
         let watched = [
@@ -142,8 +184,10 @@ impl Node {
             Watch::of("queue", &queue),
             Watch::of("builder", &builder),
             Watch::of("dlq", &dlq),
+            Watch::of("vault", &vault),
             Watch::of("reaper", &reaper),
             Watch::of("sealer", &sealer),
+            Watch::of("retention", &retention),
         ];
         let watched = watched.into_iter().chain(slots.iter().map(|slot| Watch::of("slot", slot))).collect();
         for told in [
@@ -159,7 +203,10 @@ impl Node {
             intake,
             queue,
             builder,
+            builds,
             dlq,
+            vault,
+            retention,
             waiters,
             live_output,
             job_types,
@@ -178,6 +225,7 @@ impl Node {
     /// gives the rest back to the queue, flushes, removes all sandboxes.
     pub async fn shutdown(self, grace: Duration) {
         let running = self.queue.send(Drain).await.unwrap_or_default();
+        self.builds.cancel_all();
         tracing::info!(running, grace_s = grace.as_secs(), "draining: no new jobs are claimed");
         self.journal.write(NodeDraining { running }).await;
         let deadline = Instant::now() + grace;
