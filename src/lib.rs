@@ -1,7 +1,7 @@
 //! Tako VM runs untrusted Python as jobs, each in its own single-use sandbox, and keeps every
 //! transition in an append-only event log from which records, lineage and replay are derived.
 //!
-//! The rooms, in reading order: [`domain`], [`clock`], [`store`], [`engine`], [`actors`],
+//! The rooms, in reading order: [`domain`], [`clock`], [`store`], [`egress`], [`engine`], [`actors`],
 //! [`api`], [`cli`], [`config`], [`telemetry`].
 
 pub mod actors;
@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod egress;
 pub mod engine;
 pub mod store;
 pub mod telemetry;

@@ -15,12 +15,15 @@ use super::audit::Desk;
 use super::health;
 use super::problem::Problem;
 use crate::actors::builder::Builder;
+use crate::actors::builds::Builds;
 use crate::actors::dlq::Dlq;
 use crate::actors::intake::Intake;
 use crate::actors::job_types::JobTypes;
 use crate::actors::live_output::LiveOutput;
 use crate::actors::queue::Queue;
+use crate::actors::retention::Retention;
 use crate::actors::submission::Origin;
+use crate::actors::vault::Vault;
 use crate::actors::waiters::Waiters;
 use crate::config::Config;
 use crate::domain::{Digest, ExecutionRecord};
@@ -35,7 +38,10 @@ pub struct App {
     pub intake: Addr<Intake>,
     pub queue: Addr<Queue>,
     pub dlq: Addr<Dlq>,
+    pub vault: Addr<Vault>,
+    pub retention: Addr<Retention>,
     pub builder: Addr<Builder>,
+    pub builds: Arc<Builds>,
     pub waiters: Arc<Waiters>,
     pub live_output: Arc<LiveOutput>,
     pub job_types: Arc<JobTypes>,
@@ -61,6 +67,15 @@ impl App {
 
     /// The tenant's own execution; another tenant's does not exist.
     pub async fn record(&self, origin: &Origin, id: Uuid) -> Result<ExecutionRecord, Problem> {
+        let record = self.record_or_expired(origin, id).await?;
+        match record.expired_at {
+            Some(at) => Err(Problem::expired(id, at)),
+            None => Ok(record),
+        }
+    }
+
+    /// The same, even if its time in the records is over: the stream is still there.
+    pub async fn record_or_expired(&self, origin: &Origin, id: Uuid) -> Result<ExecutionRecord, Problem> {
         let stored = self.read(move |store| async move { store.record(id).await }).await?;
         stored
             .map(|stored| stored.record)

@@ -30,7 +30,7 @@ pub async fn download(
         return Ok(HttpResponse::NotModified().insert_header(ETag(tag)).finish());
     }
     let bytes = app.blobs(vec![hash]).await?.remove(&hash).ok_or_else(|| {
-        Problem::new(Kind::NotFound, format!("the bytes of the artifact (sha256 {hash}) are no longer kept"))
+        Problem::new(Kind::Gone, format!("the bytes of the artifact (sha256 {hash}) are no longer kept"))
     })?;
     Ok(HttpResponse::Ok()
         .insert_header(ETag(tag))

@@ -80,7 +80,7 @@ pub async fn proof(
     params: Params,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    app.record(&caller, id).await?;
+    app.record_or_expired(&caller, id).await?;
     let proof = app.read(move |store| async move { store.proof(id).await }).await?;
     let proof = proof.ok_or_else(|| Problem::no_execution(id))?;
     Ok(HttpResponse::Ok().json(proof))

@@ -9,6 +9,7 @@ use actix_web::http::header;
 use actix_web::{FromRequest, HttpRequest, web};
 use futures::StreamExt as _;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::app::App;
 use super::problem::{Kind, Problem};
@@ -32,6 +33,22 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
                 return Err(Problem::new(Kind::Malformed, "the body is empty: send a JSON object").into());
             }
             Ok(Self(strict_json::read(&text)?))
+        })
+    }
+}
+
+/// A JSON object of any fields; whoever takes it checks them.
+pub struct JsonObjectBody(pub Map<String, Value>);
+
+impl FromRequest for JsonObjectBody {
+    type Error = actix_web::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Self::Error>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let text = text_of(&request, payload).await?;
+            Ok(Self(strict_json::object(&text)?))
         })
     }
 }

@@ -1,21 +1,29 @@
 //! The dead letter queue: jobs that the service failed for good.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::app::App;
 use super::body::OptionalJsonBody;
 use super::caller::{Caller, Read, Submit};
+use super::dead_letter::{Entry, payload};
 use super::jobs::{NoFields, check_reason};
 use super::params::{Id, Page, Params};
-use super::problem::Problem;
+use super::problem::{Kind, Problem};
 use crate::actors::dlq::{Discard, Requeue, RequeueAll};
 use crate::domain::ErrorType;
 use crate::store::{DeadLetterFilter, DeadLetterRow};
+
+/// Bytes of code and input that one list shows, about; further letters have null there.
+const LIST_TEXT_BYTES: usize = 4 << 20;
+
+/// Letters whose payloads are read together.
+const READ_TOGETHER: usize = 8;
 
 /// GET /dlq/stats
 pub async fn stats(caller: Caller<Read>, app: web::Data<App>, params: Params) -> Result<HttpResponse, Problem> {
@@ -41,22 +49,44 @@ pub async fn list(caller: Caller<Read>, app: web::Data<App>, mut params: Params)
         .read(move |store| async move { store.dead_letters(&filter, page.limit + 1, page.offset.into()).await })
         .await?;
     let limit = page.limit as usize;
-    let items = letters.iter().take(limit).map(shown).collect();
-    Ok(HttpResponse::Ok().json(page.answer(items, letters.len() > limit)))
+    let shown = letters.get(..limit).unwrap_or(&letters);
+    Ok(HttpResponse::Ok().json(page.answer(entries(&app, shown).await?, letters.len() > limit)))
 }
 
-fn shown(letter: &DeadLetterRow) -> serde_json::Value {
-    json!({
-        "id": letter.execution_id,
-        "job_id": letter.execution_id,
-        "job_data": {"execution_id": letter.execution_id, "job_type": letter.job_type},
-        "error_type": letter.error_type,
-        "error_message": letter.error_message,
-        "retry_count": letter.retry_count,
-        "created_at": letter.created_at,
-        "client_ip": letter.client_ip,
-        "correlation_id": letter.correlation_id,
-    })
+/// Shows letters with their payload, until the answer has as much text as it may.
+async fn entries(app: &App, letters: &[DeadLetterRow]) -> Result<Vec<serde_json::Value>, Problem> {
+    let ids: Vec<_> = letters.iter().map(|letter| letter.execution_id).collect();
+    let records = app.read(move |store| async move { store.records(&ids).await }).await?;
+    let records: HashMap<_, _> = records.iter().map(|stored| (stored.record.execution_id, &stored.record)).collect();
+    let mut bytes = 0;
+    let mut entries = Vec::with_capacity(letters.len());
+    for some in letters.chunks(READ_TOGETHER) {
+        let records = some.iter().map(|letter| records.get(&letter.execution_id).copied());
+        let hashes = match bytes < LIST_TEXT_BYTES {
+            true => records.clone().flatten().flat_map(payload).collect(),
+            false => Vec::new(),
+        };
+        let blobs = app.blobs(hashes).await?;
+        bytes += blobs.values().map(Bytes::len).sum::<usize>();
+        entries.extend(some.iter().zip(records).map(|(letter, record)| json!(Entry::of(letter, record, &blobs))));
+    }
+    Ok(entries)
+}
+
+/// GET /dlq/{id}
+pub async fn get(
+    caller: Caller<Read>,
+    app: web::Data<App>,
+    Id(id): Id,
+    params: Params,
+) -> Result<HttpResponse, Problem> {
+    params.done()?;
+    let letter = app.read(move |store| async move { store.dead_letter(id).await }).await?;
+    let absent = || Problem::new(Kind::NotFound, format!("execution {id} is no dead letter"));
+    let letter = letter.filter(|letter| letter.tenant == caller.tenant).ok_or_else(absent)?;
+    let record = app.record(&caller, id).await?;
+    let blobs = app.blobs(payload(&record).to_vec()).await?;
+    Ok(HttpResponse::Ok().json(Entry::of(&letter, Some(&record), &blobs)))
 }
 
 fn error_type(params: &mut Params) -> Option<ErrorType> {

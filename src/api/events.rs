@@ -51,7 +51,7 @@ impl<'a> View<'a> {
             actor: &event.actor,
             correlation_id: event.correlation_id.as_deref(),
             causation_id: event.causation_id,
-            payload: serde_json::from_str(&event.payload).map_err(|error| Problem::defect(&error))?,
+            payload: serde_json::from_str(event.readable()).map_err(|error| Problem::defect(&error))?,
             prev_hash: event.prev_hash,
             hash: event.hash,
         })
@@ -76,7 +76,7 @@ pub async fn of_execution(
 ) -> Result<HttpResponse, Problem> {
     let after = params.number("after", 0, i32::MAX, 0);
     params.done()?;
-    app.record(&caller, id).await?;
+    app.record_or_expired(&caller, id).await?;
     if sse::is_wanted(&request) {
         let after = sse::last_event_id(&request, |id| id.parse().ok())?.unwrap_or(after);
         return Ok(sse::answer(&app, move |app, sink| follow_execution(app, sink, id, after)));

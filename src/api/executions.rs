@@ -19,7 +19,7 @@ const LIST_TEXT_BYTES: u64 = 4 << 20;
 /// Events of one execution that are folded at most; retries are bounded far below.
 const MOST_EVENTS: u32 = 10_000;
 
-/// GET /executions?status=&job_type=&since=&until=&limit=&offset=&view=, newest first.
+/// GET /executions?status=&job_type=&since=&until=&before=&limit=&offset=&view=, newest first.
 pub async fn list(caller: Caller<Read>, app: web::Data<App>, mut params: Params) -> Result<HttpResponse, Problem> {
     let page = Page::of(&mut params);
     let status = params.text("status").and_then(|name| {
@@ -32,16 +32,21 @@ pub async fn list(caller: Caller<Read>, app: web::Data<App>, mut params: Params)
     });
     let job_type = params.text("job_type");
     let (since, until) = (params.moment("since"), params.moment("until"));
+    let before = params.id("before");
     let extent = Extent::full_if(params.full_view());
     if job_type.as_deref().is_some_and(|name| name.contains('\0')) {
         params.fault("job_type", "must not contain a NUL character");
     }
     params.done()?;
     let tenant = Some(caller.tenant.clone());
-    let filter = store::Filter { tenant, status, job_type, since, until, ..store::Filter::default() };
+    let filter = store::Filter { tenant, status, job_type, since, until, before, ..store::Filter::default() };
     let found = app.read(move |store| async move { store.list(&filter, page.limit, page.offset.into()).await }).await?;
+    let last = found.records.last().filter(|_| found.has_more);
+    let next_before = last.map(|stored| stored.record.execution_id);
     let items = items(&app, &found.records, extent).await?;
-    Ok(HttpResponse::Ok().json(page.answer(items, found.has_more)))
+    let mut answer = page.answer(items, found.has_more);
+    answer["next_before"] = json!(next_before);
+    Ok(HttpResponse::Ok().json(answer))
 }
 
 /// Shows records with their output, until the answer has as much text as it may.

@@ -52,6 +52,9 @@ pub async fn graph(
     let reach = Reach { depth, most: MOST };
     let family = app.read(move |store| async move { store.family(&tenant, id, reach).await }).await?;
     let family = family.ok_or_else(|| Problem::no_execution(id))?;
+    if let Some(at) = family.own.record.expired_at {
+        return Err(Problem::expired(id, at));
+    }
     Ok(HttpResponse::Ok().json(match format {
         Format::Json => shown(&family),
         Format::Prov => prov::document(&Graph::of(&family)),
@@ -191,15 +194,13 @@ fn node(record: &ExecutionRecord) -> Value {
 pub async fn executions_of_code(
     caller: Caller<Read>,
     app: web::Data<App>,
-    mut params: Params,
+    params: Params,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let (hash, page) = (hash_of(&request)?, Page::of(&mut params));
-    params.done()?;
-    let tenant = caller.tenant.clone();
-    let at = (page.limit, u64::from(page.offset));
-    let found = app.read(move |store| async move { store.executions_of_code(&tenant, hash, at).await }).await?;
-    Ok(HttpResponse::Ok().json(listed(page, &found.records, found.has_more)))
+    listed(caller, app, params, request, |store, tenant, hash, at| async move {
+        store.executions_of_code(&tenant, hash, at).await
+    })
+    .await
 }
 
 /// GET /artifacts/{sha256}/consumers?limit=&offset=: whoever was given a file with those bytes,
@@ -207,19 +208,37 @@ pub async fn executions_of_code(
 pub async fn consumers(
     caller: Caller<Read>,
     app: web::Data<App>,
-    mut params: Params,
+    params: Params,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
+    listed(
+        caller,
+        app,
+        params,
+        request,
+        |store, tenant, hash, at| async move { store.consumers(&tenant, hash, at).await },
+    )
+    .await
+}
+
+/// A page of what is found by the hash in the path.
+async fn listed<F>(
+    caller: Caller<Read>,
+    app: web::Data<App>,
+    mut params: Params,
+    request: HttpRequest,
+    find: impl FnOnce(store::Store, String, Digest, (u32, u64)) -> F,
+) -> Result<HttpResponse, Problem>
+where
+    F: Future<Output = Result<store::Page, store::Error>> + Send + 'static,
+{
     let (hash, page) = (hash_of(&request)?, Page::of(&mut params));
     params.done()?;
     let tenant = caller.tenant.clone();
     let at = (page.limit, u64::from(page.offset));
-    let found = app.read(move |store| async move { store.consumers(&tenant, hash, at).await }).await?;
-    Ok(HttpResponse::Ok().json(listed(page, &found.records, found.has_more)))
-}
-
-fn listed(page: Page, records: &[store::Stored], has_more: bool) -> Value {
-    page.answer(records.iter().map(|stored| node(&stored.record)).collect(), has_more)
+    let found = app.read(move |store| find(store, tenant, hash, at)).await?;
+    let records = found.records.iter().map(|stored| node(&stored.record)).collect();
+    Ok(HttpResponse::Ok().json(page.answer(records, found.has_more)))
 }
 
 fn hash_of(request: &HttpRequest) -> Result<Digest, Problem> {

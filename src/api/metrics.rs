@@ -13,7 +13,7 @@ use super::params::Params;
 use super::pool;
 use super::problem::Problem;
 use crate::domain::Status;
-use crate::store::Filter;
+use crate::store::StatusCounts;
 
 /// GET /metrics
 pub async fn metrics(
@@ -33,8 +33,8 @@ pub async fn metrics(
     text.gauge("tako_vm_slots", "Jobs that may run on this node at the same time.", f64::from(figures.max_workers));
     text.gauge("tako_vm_draining", "1 while the node takes no more jobs.", f64::from(u8::from(figures.draining)));
     text.family("tako_vm_jobs", "gauge", "Executions on record, by status, as counted within the last 15 s.");
-    for (status, count) in counts {
-        text.sample(&format!("tako_vm_jobs{{status=\"{status}\"}}"), count as f64);
+    for status in Status::ALL {
+        text.sample(&format!("tako_vm_jobs{{status=\"{status}\"}}"), counts.of(status) as f64);
     }
     text.gauge("tako_vm_pool_idle_sandboxes", "Sandboxes that wait for a job.", figures.warm_pool.idle as f64);
     text.family("tako_vm_pool_jobs_total", "counter", "Jobs by how they got their sandbox.");
@@ -60,34 +60,43 @@ pub async fn metrics(
         .body(text.0))
 }
 
-/// Executions by status. Counting takes time in proportion to their number, so it is done rarely,
-/// and once for all who ask meanwhile.
+/// Executions by status, counted once for all who ask meanwhile. Counting all takes time in proportion
+/// to their number, so that mostly only what was appended since is counted.
 #[derive(Default)]
 pub struct Counts(Mutex<Option<Counted>>);
 
-type Counted = (Instant, Vec<(Status, u64)>);
+#[derive(Clone)]
+struct Counted {
+    /// When all were counted, and when anything was.
+    whole_at: Instant,
+    at: Instant,
+    counts: StatusCounts,
+}
 
 impl Counts {
     const MAX_AGE: Duration = Duration::from_secs(15);
 
-    async fn get(&self, app: &App) -> Result<Vec<(Status, u64)>, Problem> {
+    /// Retention takes executions away, of which no event tells.
+    const WHOLE_MAX_AGE: Duration = Duration::from_secs(3600);
+
+    async fn get(&self, app: &App) -> Result<StatusCounts, Problem> {
         let mut counted = self.0.lock().await;
-        if let Some((at, counts)) = &*counted
-            && at.elapsed() < Self::MAX_AGE
-        {
-            return Ok(counts.clone());
-        }
+        let (whole_at, known) = match counted.clone() {
+            Some(counted) if counted.at.elapsed() < Self::MAX_AGE => return Ok(counted.counts),
+            Some(counted) if counted.whole_at.elapsed() < Self::WHOLE_MAX_AGE => {
+                (counted.whole_at, Some(counted.counts))
+            }
+            Some(_) | None => (Instant::now(), None),
+        };
         let counts = app
-            .read(|store| async move {
-                let mut counts = Vec::new();
-                for status in Status::ALL {
-                    let filter = Filter { status: Some(status), ..Filter::default() };
-                    counts.push((status, store.count(&filter).await?));
+            .read(move |store| async move {
+                match known {
+                    Some(counts) => store.status_counts_since(counts).await,
+                    None => store.status_counts().await,
                 }
-                Ok(counts)
             })
             .await?;
-        *counted = Some((Instant::now(), counts.clone()));
+        *counted = Some(Counted { whole_at, at: Instant::now(), counts: counts.clone() });
         Ok(counts)
     }
 }

@@ -29,6 +29,8 @@ pub enum Kind {
     Unauthenticated,
     Forbidden,
     NotFound,
+    /// It was there, and is no longer kept.
+    Gone,
     MethodNotAllowed,
     /// The job did not end while the client was ready to wait.
     NotYet,
@@ -37,6 +39,8 @@ pub enum Kind {
     IdempotencyConflict,
     /// What is asked for does not fit what the execution is now.
     Conflict,
+    /// A job type of that name is there, or is not to be changed here.
+    JobTypeConflict,
     TooLarge,
     UnsupportedMediaType,
     Invalid,
@@ -55,6 +59,7 @@ impl Kind {
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated", "An API key is needed"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The API key does not allow this"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
+            Self::Gone => (StatusCode::GONE, "gone", "It is no longer kept"),
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "The path does not have this method")
             }
@@ -64,6 +69,7 @@ impl Kind {
                 (StatusCode::CONFLICT, "idempotency-conflict", "The idempotency key was used for another payload")
             }
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "The execution's state does not allow this"),
+            Self::JobTypeConflict => (StatusCode::CONFLICT, "job-type-conflict", "The job type cannot be defined so"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The request is too large"),
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is not JSON")
@@ -107,6 +113,7 @@ struct Facts {
     existing_job_id: Option<Uuid>,
     retry_after: Option<Duration>,
     allow: Option<String>,
+    log_tail: Option<String>,
 }
 
 impl Problem {
@@ -119,6 +126,7 @@ impl Problem {
             existing_job_id: None,
             retry_after: None,
             allow: None,
+            log_tail: None,
         }))
     }
 
@@ -138,6 +146,13 @@ impl Problem {
 
     pub fn no_execution(id: Uuid) -> Self {
         Self::new(Kind::NotFound, format!("execution {id} does not exist"))
+    }
+
+    pub fn expired(id: Uuid, at: chrono::DateTime<chrono::Utc>) -> Self {
+        let at = at.format("%Y-%m-%dT%H:%M:%SZ");
+        let detail =
+            format!("execution {id} expired at {at}: its record is no longer kept, its events and their proof are");
+        Self::new(Kind::Gone, detail).about(id)
     }
 
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -236,6 +251,7 @@ impl Problem {
             existing_job_id: facts.existing_job_id,
             retry_after: self.retry_after_seconds(),
             errors: &facts.errors,
+            log_tail: facts.log_tail.as_deref(),
         }
     }
 }
@@ -258,6 +274,9 @@ struct Body<'a> {
     retry_after: Option<u64>,
     #[serde(skip_serializing_if = "<[FieldFault]>::is_empty")]
     errors: &'a [FieldFault],
+    /// The last lines of a build that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_tail: Option<&'a str>,
 }
 
 impl fmt::Display for Problem {
@@ -288,11 +307,16 @@ impl From<intake::Refusal> for Problem {
                 problem.0.existing_job_id = Some(existing);
                 problem
             }
+            Refusal::NoSecret { .. } => Self::new(Kind::NotFound, detail),
+            // Somebody must give the server a key first.
+            Refusal::NoSecretKey => Self::new(Kind::Unavailable, detail).retry_after(Duration::from_secs(60)),
             Refusal::NotFound(id) | Refusal::NotADeadLetter(id) => Self::new(Kind::NotFound, detail).about(id),
+            Refusal::Expired(id) => Self::new(Kind::Gone, detail).about(id),
             Refusal::AlreadyEnded { execution_id, .. } => Self::new(Kind::AlreadyEnded, detail).about(execution_id),
             Refusal::NotEnded(execution_id)
             | Refusal::NotRepeatable { execution_id, .. }
             | Refusal::ReplayRefused { execution_id, .. } => Self::new(Kind::Conflict, detail).about(execution_id),
+            Refusal::InProgress { .. } => Self::new(Kind::Conflict, detail),
             Refusal::QueueFull { retry_after, .. } | Refusal::Unavailable { retry_after } => {
                 Self::new(Kind::Unavailable, detail).retry_after(retry_after)
             }
@@ -305,9 +329,20 @@ impl From<builder::Refusal> for Problem {
     fn from(refusal: builder::Refusal) -> Self {
         let kind = match refusal {
             builder::Refusal::JobType(_) => Kind::NotFound,
-            builder::Refusal::Requirements { .. } | builder::Refusal::Failed { .. } => Kind::BuildFailed,
+            builder::Refusal::NotBuilt { .. } | builder::Refusal::Failed { retryable: false, .. } => Kind::BuildFailed,
+            builder::Refusal::Failed { retryable: true, .. } => Kind::Unavailable,
+            builder::Refusal::Exists { .. } | builder::Refusal::Configured { .. } | builder::Refusal::Raced { .. } => {
+                Kind::JobTypeConflict
+            }
         };
-        Self::new(kind, refusal.to_string())
+        let mut problem = Self::new(kind, refusal.to_string());
+        if kind == Kind::Unavailable {
+            problem = problem.retry_after(Duration::from_secs(2));
+        }
+        if let builder::Refusal::Failed { log_tail, .. } = refusal {
+            problem.0.log_tail = Some(log_tail).filter(|tail| !tail.is_empty());
+        }
+        problem
     }
 }
 

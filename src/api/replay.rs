@@ -118,7 +118,7 @@ async fn shown(
         body.extend(verdict);
     }
     if body.contains_key("differences") {
-        let original = app.record(origin, original).await?;
+        let original = app.record_or_expired(origin, original).await?;
         if original.submitted.job_version != replay.submitted.job_version {
             let versions = json!({"original": original.submitted.job_version, "replay": replay.submitted.job_version});
             body.insert("job_version".to_owned(), versions);

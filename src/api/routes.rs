@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::problem::{Kind, Problem};
 use super::{
-    artifacts, audit, dlq, events, executions, health, job_types, jobs, lineage, metrics, openapi, output, pool, replay,
+    artifacts, audit, builds, dlq, events, executions, health, images, job_types, jobs, lineage, metrics, openapi,
+    output, pool, replay, secrets, shred,
 };
 
 /// A path with its methods. A method that is not here is answered 405, with those that are.
@@ -86,19 +87,29 @@ pub fn paths() -> Vec<Path> {
         Path::at("/executions/{id}/lineage").get(lineage::graph),
         Path::at("/executions/{id}/replay").get(replay::verdict).post(replay::replay),
         Path::at("/executions/{id}/proof").get(audit::proof),
+        Path::at("/executions/{id}/shred").post(shred::execution),
+        Path::at("/tenants/{tenant}/shred").post(shred::tenant),
         Path::at("/audit/verify").get(audit::verify),
         Path::at("/audit/seals").get(audit::seals),
         Path::at("/artifacts/{sha256}/consumers").get(lineage::consumers),
         Path::at("/code/{sha256}/executions").get(lineage::executions_of_code),
         Path::at("/events").get(events::all),
-        Path::at("/job-types").get(job_types::list),
-        Path::at("/job-types/{name}").get(job_types::get),
+        Path::at("/job-types").get(job_types::list).post(job_types::create),
+        Path::at("/job-types/{name}").get(job_types::get).on(Method::PUT, job_types::change),
+        Path::at("/job-types/{name}/versions").get(job_types::versions),
         Path::at("/job-types/{name}/build").post(job_types::build),
+        Path::at("/secrets").get(secrets::list),
+        Path::at("/secrets/{name}").on(Method::PUT, secrets::set).on(Method::DELETE, secrets::remove),
+        Path::at("/builds").get(builds::list),
+        Path::at("/builds/{id}/log").get(builds::log),
+        Path::at("/builds/{id}/cancel").post(builds::cancel),
+        Path::at("/images").get(images::list),
+        Path::at("/images/gc").post(images::collect),
         Path::at("/pool/stats").get(pool::stats),
         Path::at("/dlq").get(dlq::list),
         Path::at("/dlq/stats").get(dlq::stats),
         Path::at("/dlq/requeue").post(dlq::requeue_all),
-        Path::at("/dlq/{id}").on(Method::DELETE, dlq::discard),
+        Path::at("/dlq/{id}").get(dlq::get).on(Method::DELETE, dlq::discard),
         Path::at("/dlq/{id}/requeue").post(dlq::requeue),
         Path::at("/health").get(health::health),
         Path::at("/livez").get(health::livez),

@@ -35,6 +35,24 @@ pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
     })
 }
 
+/// Reads a JSON object of whatever fields, each given once.
+///
+/// # Errors
+/// As [`read`].
+pub fn object(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, Problem> {
+    let malformed =
+        |error: serde_json::Error| Problem::new(Kind::Malformed, format!("the body is not valid JSON: {error}"));
+    serde_json::from_str::<IgnoredAny>(text).map_err(malformed)?;
+    let Keys(keys) = serde_json::from_str(text)
+        .map_err(|_| Problem::field("body", "must be a JSON object, like {\"name\": \"x\"}"))?;
+    let known: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let faults = key_faults(&keys, &known);
+    match faults.is_empty() {
+        true => serde_json::from_str(text).map_err(malformed),
+        false => Err(Problem::invalid(faults)),
+    }
+}
+
 /// What serde says, as the end of a sentence that begins with the field's name.
 fn said_of(error: &serde_json::Error) -> String {
     if is_text_fault(error) {
@@ -70,7 +88,7 @@ fn is_text_fault(error: &serde_json::Error) -> bool {
     error.is_syntax() && (error.to_string().contains("surrogate") || error.to_string().contains("hex escape"))
 }
 
-fn key_faults(keys: &[String], known: &'static [&'static str]) -> Vec<FieldFault> {
+fn key_faults(keys: &[String], known: &[&str]) -> Vec<FieldFault> {
     let mut seen = BTreeSet::new();
     let mut faults = Vec::new();
     for key in keys {

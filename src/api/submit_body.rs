@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::problem::Problem;
 use crate::actors::submission::{DEFAULT_PRIORITY, FieldFault, Given, Submission};
-use crate::domain::{FileSource, JsonObject};
+use crate::domain::{Delivery, FileSource, JsonObject, SecretUse};
 
 /// A submission as it is sent. `null` is the same as absent, because clients write their own
 /// absent values so.
@@ -145,6 +145,38 @@ impl File {
     }
 }
 
+const SECRETS_FORM: &str = "must be a list of names, like [\"API_KEY\", {\"name\": \"DB_PASSWORD\", \"as\": \"env\"}]; \
+     values are set with PUT /secrets/{name} and never sent with a job";
+
+/// A secret as it is named: `"NAME"`, or with the way it is given to the code.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SecretName {
+    Name(String),
+    Full(FullSecretName),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FullSecretName {
+    name: String,
+    #[serde(rename = "as")]
+    delivery: Delivery,
+}
+
+/// `None` for what is no list of secrets, of which nothing may be repeated: it may hold values.
+fn secrets(value: &RawValue) -> Option<Vec<SecretUse>> {
+    if value.get().split_ascii_whitespace().collect::<String>() == "{}" {
+        return Some(Vec::new());
+    }
+    let named: Vec<SecretName> = serde_json::from_str(value.get()).ok()?;
+    let named = named.into_iter().map(|named| match named {
+        SecretName::Name(name) => SecretUse { name, delivery: Delivery::File },
+        SecretName::Full(FullSecretName { name, delivery }) => SecretUse { name, delivery },
+    });
+    Some(named.collect())
+}
+
 impl SubmitBody {
     /// # Errors
     /// Invalid, with everything that JSON alone could not tell.
@@ -188,14 +220,16 @@ impl SubmitBody {
                 Err(message) => fault(&format!("files[{name:.60?}]"), message),
             }
         }
-        for (field, value, none) in
-            [("callback_url", &self.callback_url, &["\"\""] as &[_]), ("secrets", &self.secrets, &["{}", "[]"])]
-        {
-            let given = value.as_ref().map(|value| value.get().split_ascii_whitespace().collect::<String>());
-            if given.is_some_and(|given| !none.contains(&given.as_str())) {
-                fault(field, "is not available in this version; leave it out".to_owned());
-            }
+        if self.callback_url.as_ref().is_some_and(|value| value.get() != "\"\"") {
+            fault("callback_url", "is not available in this version; leave it out".to_owned());
         }
+        let secrets = match self.secrets.as_deref().map_or(Some(Vec::new()), secrets) {
+            Some(secrets) => secrets,
+            None => {
+                fault("secrets", SECRETS_FORM.to_owned());
+                Vec::new()
+            }
+        };
         if !faults.is_empty() {
             return Err(Problem::invalid(faults));
         }
@@ -212,6 +246,7 @@ impl SubmitBody {
             max_attempts: self.max_attempts,
             files,
             callback_url: None,
+            secrets,
             tags: self.tags.unwrap_or_default().0.into_iter().collect(),
         })
     }
@@ -270,7 +305,7 @@ mod tests {
             "timeout must be a positive",
             "not_before must be a time",
             "is not base64",
-            "secrets is not available",
+            "secrets must be a list of names",
         ] {
             assert!(detail.contains(said), "{said}: {detail}");
         }

@@ -50,6 +50,9 @@ pub struct View<'a> {
     pub output: Option<Box<RawValue>>,
     pub error: Option<Fault>,
     timing: Option<Timing>,
+    /// When its private payload was made unreadable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shredded_at: Option<DateTime<Utc>>,
     #[serde(flatten)]
     full: Option<Full<'a>>,
 }
@@ -159,6 +162,7 @@ impl<'a> View<'a> {
             output,
             error: fault(record),
             timing: observed.map(|observed| observed.timing),
+            shredded_at: record.shredded_at,
             full: (extent == Extent::Full).then(|| Full::of(record, observed, blobs)),
         }
     }
@@ -274,7 +278,7 @@ pub fn observed(record: &ExecutionRecord) -> Option<&Observed> {
 }
 
 /// Kept as text, so that numbers arrive as the job wrote them.
-fn json(bytes: &Bytes) -> Option<Box<RawValue>> {
+pub fn json(bytes: &Bytes) -> Option<Box<RawValue>> {
     RawValue::from_string(String::from_utf8(bytes.to_vec()).ok()?).ok()
 }
 

@@ -53,7 +53,16 @@ impl Client {
         self.call(Method::POST, path, body, patience)
     }
 
-    /// The same among others; inside [`Client::block_on`].
+    /// Deletes, which may need a word of why.
+    pub(super) fn delete(&self, path: &str, body: Option<String>) -> Result<Value> {
+        self.call(Method::DELETE, path, body, Duration::from_secs(30))
+    }
+
+    pub(super) fn put(&self, path: &str, body: String, patience: Duration) -> Result<Value> {
+        self.call(Method::PUT, path, Some(body), patience)
+    }
+
+    /// Posts among others; inside [`Client::block_on`].
     pub(super) async fn post_async(&self, path: &str, body: Option<String>, patience: Duration) -> Result<Value> {
         let (status, body) = self.ask(Method::POST, path, body, patience).await?;
         accept(status, body)
@@ -73,6 +82,37 @@ impl Client {
                 (status, body) => return accept(status, body),
             }
         }
+    }
+
+    /// Posts and hands over each server-sent event of the answer, name and data, until its end.
+    pub(super) fn follow(&self, path: &str, mut take: impl FnMut(&str, &str) -> Result<()>) -> Result<()> {
+        self.runtime.block_on(async {
+            let mut request = self.http.post(format!("{}{path}", self.url));
+            request = request.header(reqwest::header::ACCEPT, "text/event-stream");
+            if let Some(key) = &self.api_key {
+                request = request.bearer_auth(key);
+            }
+            let no_answer = || format!("no answer from {}; is the server running?", self.url);
+            let mut answer = request.send().await.with_context(no_answer)?;
+            let status = answer.status();
+            if !status.is_success() {
+                let body = answer.bytes().await.with_context(no_answer)?;
+                return accept(status, serde_json::from_slice(&body).unwrap_or(Value::Null)).map(drop);
+            }
+            let mut bytes = Vec::new();
+            let mut event = Sent::default();
+            while let Some(piece) = answer.chunk().await.with_context(no_answer)? {
+                bytes.extend_from_slice(&piece);
+                while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
+                    let line = String::from_utf8_lossy(&bytes[..end]).into_owned();
+                    bytes.drain(..=end);
+                    if let Some((name, data)) = event.read(&line) {
+                        take(&name, &data)?;
+                    }
+                }
+            }
+            Ok(())
+        })
     }
 
     fn call(&self, method: Method, path: &str, body: Option<String>, patience: Duration) -> Result<Value> {
@@ -114,6 +154,29 @@ impl Client {
     }
 }
 
+/// A server-sent event, line by line.
+#[derive(Default)]
+struct Sent {
+    name: String,
+    data: Vec<String>,
+}
+
+impl Sent {
+    /// The event, once its last line is read.
+    fn read(&mut self, line: &str) -> Option<(String, String)> {
+        if line.is_empty() {
+            let Self { name, data } = std::mem::take(self);
+            return (!name.is_empty()).then(|| (name, data.join("\n")));
+        }
+        if let Some(name) = line.strip_prefix("event: ") {
+            self.name = name.to_owned();
+        } else if let Some(data) = line.strip_prefix("data: ") {
+            self.data.push(data.to_owned());
+        }
+        None
+    }
+}
+
 /// The body of a good answer; a problem's own words otherwise.
 fn accept(status: StatusCode, body: Value) -> Result<Value> {
     if status.is_success() {
@@ -129,4 +192,10 @@ fn accept(status: StatusCode, body: Value) -> Result<Value> {
 /// A text field of an answer, for people; a dash for what is not there.
 pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or("-")
+}
+
+/// For a query.
+pub(super) fn escaped(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

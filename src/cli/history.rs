@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Context;
 use super::client::{Server, text};
-use crate::domain::{Envelope, Event, ExecutionRecord};
+use crate::domain::{Envelope, Event, ExecutionRecord, SecretRemoved, SecretSet};
 use crate::store;
 
 /// Show an execution's events, what each made of its record, and the record as it was
@@ -208,12 +208,32 @@ fn gist(event: &Event) -> String {
             serde_json::to_value(&verdict.verdict).map(|verdict| verdict.to_string()).unwrap_or_default()
         }
         Event::JobRejected(rejected) => rejected.reason.clone(),
+        Event::SecretsDelivered(delivered) => {
+            let secrets = delivered.secrets.iter().map(|secret| format!("{} version {}", secret.name, secret.version));
+            secrets.collect::<Vec<_>>().join(", ")
+        }
+        Event::EgressObserved(observed) => {
+            let hosts = observed.hosts.iter().map(|host| {
+                format!("{}:{} sent {} received {} bytes", host.host, host.port, host.bytes_sent, host.bytes_received)
+            });
+            let refused: u64 = observed.refused.iter().map(|refused| refused.count).sum();
+            let refused = (refused > 0).then(|| format!("{refused} refused"));
+            hosts.chain(refused).collect::<Vec<_>>().join(", ")
+        }
+        Event::SecretSet(SecretSet { name, version, by, .. })
+        | Event::SecretRemoved(SecretRemoved { name, version, by, .. }) => format!("{name} version {version} by {by}"),
+        Event::ExecutionExpired(expired) => format!("records are kept for {} days", expired.records_days),
+        Event::PayloadShredded(shredded) => format!("by {}", shredded.by),
         Event::BuildRequested(_)
         | Event::BuildStarted(_)
         | Event::BuildSucceeded(_)
         | Event::BuildFailed(_)
+        | Event::JobTypeDefined(_)
         | Event::NodeStarted(_)
         | Event::NodeDraining(_)
-        | Event::NodeStopped(_) => String::new(),
+        | Event::NodeStopped(_)
+        | Event::TenantShredded(_)
+        | Event::RetentionApplied(_)
+        | Event::LogArchived(_) => String::new(),
     }
 }

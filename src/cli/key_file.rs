@@ -4,11 +4,13 @@ use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::config::Config;
 use crate::store::audit::{PublicKey, SigningKey};
+use crate::store::{Privacy, SecretKey};
 
 /// Larger files are no keys.
 const MAX_BYTES: u64 = 16 << 10;
@@ -51,14 +53,31 @@ pub(super) fn trusted(config: &Config) -> Result<Vec<PublicKey>> {
     Ok(keys)
 }
 
+/// The key under which tenants' keys are kept, and whether payloads are encrypted.
+pub(super) fn privacy(config: &Config) -> Result<Option<Privacy>> {
+    let path = &config.retention.master_key_file;
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    check_closed(path)?;
+    let key = SecretKey::read(&read(path)?)
+        .with_context(|| format!("{} is neither 32 bytes nor 64 hex digits", path.display()))?;
+    Ok(Some(Privacy { master: Arc::new(key), encrypts: config.retention.encrypt_payloads }))
+}
+
 /// Reads a private key, if its file is closed to all but its owner.
 pub(super) fn read_private(path: &Path) -> Result<SigningKey> {
+    check_closed(path)?;
+    SigningKey::read(&read(path)?).with_context(|| path.display().to_string())
+}
+
+fn check_closed(path: &Path) -> Result<()> {
     let metadata = fs::metadata(path).with_context(|| format!("cannot read the key {}", path.display()))?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         bail!("{} is open to others than its owner (mode {mode:o}); do: chmod 600 {0}", path.display());
     }
-    SigningKey::read(&read(path)?).with_context(|| path.display().to_string())
+    Ok(())
 }
 
 /// Reads a public key.
@@ -77,18 +96,24 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Writes a key that is not there yet, and its public key beside it with `.pub` behind the name.
 pub(super) fn write_new(path: &Path, key: &SigningKey) -> Result<()> {
+    write_once(path, &key.to_pem()?)?;
+    write(&beside(path, ".pub"), 0o644, &key.public_key().to_pem()?)
+}
+
+/// Writes a secret that is not there yet.
+pub(super) fn write_once(path: &Path, secret: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     // Written under another name first, so that nobody reads half a key.
     let unfinished = beside(path, &format!(".{}", std::process::id()));
-    write(&unfinished, 0o600, &key.to_pem()?)?;
+    write(&unfinished, 0o600, secret)?;
     let linked = fs::hard_link(&unfinished, path);
     fs::remove_file(&unfinished)?;
     match linked {
-        Ok(()) => write(&beside(path, ".pub"), 0o644, &key.public_key().to_pem()?),
+        Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            bail!("{} exists; a key that has signed must be kept", path.display())
+            bail!("{} exists; a key that was used must be kept", path.display())
         }
         Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
     }

@@ -5,17 +5,23 @@
 //! configured wrongly.
 
 mod audit;
+mod build;
 mod client;
 mod config;
 pub mod dev;
+mod dlq;
+mod doctor;
 mod events;
 mod history;
+mod images;
 mod key_file;
 mod lineage;
 mod progress_line;
 mod projections;
 mod replay;
 mod rerun;
+mod secret_key;
+mod secrets;
 pub mod server;
 mod setup;
 mod status;
@@ -47,17 +53,22 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Audit(audit::Args),
+    Build(build::Args),
     Config(config::Args),
     Dev(dev::Args),
+    Dlq(dlq::Args),
+    Doctor(doctor::Args),
     Events(events::Args),
     Server(server::Args),
     Setup(setup::Args),
     Status(status::Args),
     History(history::Args),
+    Images(images::Args),
     Lineage(lineage::Args),
     Projections(projections::Args),
     Replay(replay::Args),
     Rerun(rerun::Args),
+    Secrets(secrets::Args),
     Submit(submit::Args),
     Validate(validate::Args),
     Version(version::Args),
@@ -97,17 +108,22 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let mut context = Context { sources: Sources::of_process(cli.config)?, out };
     match cli.command {
         Command::Audit(args) => audit::run(args, &mut context),
+        Command::Build(args) => build::run(args, &mut context),
         Command::Config(args) => config::run(args, &mut context),
         Command::Dev(args) => dev::run(args, &mut context),
+        Command::Dlq(args) => dlq::run(args, &mut context),
+        Command::Doctor(args) => doctor::run(args, &mut context),
         Command::Events(args) => events::run(args, &mut context),
         Command::Server(args) => server::run(args, &mut context),
         Command::Setup(args) => setup::run(args, &mut context),
         Command::Status(args) => status::run(args, &mut context),
         Command::History(args) => history::run(args, &mut context),
+        Command::Images(args) => images::run(args, &mut context),
         Command::Lineage(args) => lineage::run(args, &mut context),
         Command::Projections(args) => projections::run(args, &mut context),
         Command::Replay(args) => replay::run(args, &mut context),
         Command::Rerun(args) => rerun::run(args, &mut context),
+        Command::Secrets(args) => secrets::run(args, &mut context),
         Command::Submit(args) => submit::run(args, &mut context),
         Command::Validate(args) => validate::run(args, &mut context),
         Command::Version(args) => version::run(args, &mut context),

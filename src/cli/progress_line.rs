@@ -25,11 +25,27 @@ impl ProgressLine {
         }
         *shown = Some(Instant::now());
         let rate = events as f64 / self.started.elapsed().as_secs_f64().max(f64::EPSILON);
-        let percent = events * 100 / of.max(1);
+        let of = match of {
+            // How many there are shows at the end of a file.
+            0 => String::new(),
+            of => format!(" of {of} ({} %)", events * 100 / of),
+        };
         let (begin, end) = if self.is_terminal { ("\r\x1b[K", "") } else { ("", "\n") };
         let doing = self.doing;
         // Standard error may be closed; then nobody is told.
-        let _ = write!(stderr(), "{begin}{doing}: {events} of {of} events ({percent} %), {rate:.0} events/s{end}");
+        let _ = write!(stderr(), "{begin}{doing}: {events}{of} events, {rate:.0} events/s{end}");
+    }
+
+    /// Says what is done now, where that cannot be counted.
+    pub(super) fn say(&self, doing: &str) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_terminal {
+            *shown = Some(Instant::now());
+            let _ = write!(stderr(), "\r\x1b[K{doing}");
+        } else if shown.is_some() {
+            // What was quick so far needs no words.
+            let _ = writeln!(stderr(), "{doing}");
+        }
     }
 
     /// Takes the line away, before the answer is written.

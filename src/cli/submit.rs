@@ -31,6 +31,9 @@ pub(super) struct Args {
     /// Further file below /input that is another execution's artifact; may be repeated
     #[arg(long = "file-from", value_name = "NAME=EXECUTION/ARTIFACT")]
     files_from: Vec<String>,
+    /// Secret that the code reads as /secrets/NAME, or as a variable with NAME=env; may be repeated
+    #[arg(long = "secret", value_name = "NAME")]
+    secrets: Vec<String>,
     #[arg(long)]
     job_type: Option<String>,
     /// Time limit of the code, in seconds
@@ -61,6 +64,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
             .map(|path| encode(path))
             .chain(args.files_from.iter().map(|given| take_from(given)))
             .collect::<Result<_>>()?,
+        secrets: args.secrets.iter().map(|given| secret(given)).collect::<Result<_>>()?,
         job_type: args.job_type,
         timeout: args.timeout,
         idempotency_key: args.idempotency_key,
@@ -90,6 +94,8 @@ struct Body {
     input_data: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     files: BTreeMap<String, Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<Value>,
     job_type: Option<String>,
     timeout: Option<f64>,
     idempotency_key: Option<String>,
@@ -119,4 +125,15 @@ fn encode(path: &Path) -> Result<(String, Value)> {
 fn take_from(given: &str) -> Result<(String, Value)> {
     let (name, from) = given.split_once('=').with_context(|| format!("{given:?} is not NAME=EXECUTION/ARTIFACT"))?;
     Ok((name.to_owned(), json!({ "from": from })))
+}
+
+fn secret(given: &str) -> Result<Value> {
+    match given.split_once('=') {
+        None => Ok(given.into()),
+        Some((name, delivery @ ("file" | "env"))) => Ok(json!({ "name": name, "as": delivery })),
+        // What follows may be the value, which is not repeated.
+        Some((name, _)) => {
+            anyhow::bail!("{name}= may be followed by file or env; set a value with tako-vm secrets set")
+        }
+    }
 }

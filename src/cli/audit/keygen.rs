@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::super::{Context, key_file};
+use crate::store::SecretKey;
 use crate::store::audit::SigningKey;
 
 /// Make a key that signs seals, and write it and its public key
@@ -15,9 +16,22 @@ pub(super) struct Args {
     /// the configuration says
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Make the master key instead, under which tenants' keys are kept (retention.master_key_file)
+    #[arg(long)]
+    master: bool,
 }
 
 pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
+    if args.master {
+        let named = || Ok::<_, anyhow::Error>(context.load()?.config.retention.master_key_file);
+        let path = args.out.map_or_else(named, |path| Ok(std::path::absolute(path)?))?;
+        if path.as_os_str().is_empty() {
+            bail!("there is no place for a key: name one with --out");
+        }
+        key_file::write_once(&path, &SecretKey::generate().to_hex())?;
+        writeln!(context.out, "master key   {}", path.display())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let path = match args.out {
         Some(path) => std::path::absolute(path)?,
         None => {

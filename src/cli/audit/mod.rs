@@ -1,9 +1,12 @@
 //! `tako-vm audit`
 
 mod anchor;
+mod archive;
 mod export;
 mod keygen;
+mod parquet;
 mod proof_check;
+mod shred;
 mod trust;
 mod verify;
 
@@ -27,7 +30,10 @@ enum Action {
     Verify(verify::Args),
     Export(export::Args),
     Anchor(anchor::Args),
+    Archive(archive::Args),
+    Parquet(parquet::Args),
     ProofCheck(proof_check::Args),
+    Shred(shred::Args),
 }
 
 pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
@@ -36,7 +42,10 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
         Action::Verify(args) => verify::run(args, context),
         Action::Export(args) => export::run(args, context),
         Action::Anchor(args) => anchor::run(args, context),
+        Action::Archive(args) => archive::run(args, context),
+        Action::Parquet(args) => parquet::run(args, context),
         Action::ProofCheck(args) => proof_check::run(args, context),
+        Action::Shred(args) => shred::run(args, context),
     }
 }
 

@@ -11,7 +11,7 @@ use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use super::{Args, Context, text};
-use crate::cli::client::Client;
+use crate::cli::client::{Client, escaped};
 use crate::clock::{Clock as _, SystemClock};
 
 /// Executions of one page of the list.
@@ -92,17 +92,17 @@ impl Filter {
         if let Some(status) = &self.status {
             query.push_str(&format!("&status={status}"));
         }
-        let (mut ids, mut offset) = (Vec::new(), 0);
+        let (mut ids, mut before) = (Vec::new(), String::new());
         loop {
-            let page = client.get(&format!("/executions?{query}&view=full&limit={PAGE}&offset={offset}"))?;
+            let page = client.get(&format!("/executions?{query}&view=full&limit={PAGE}{before}"))?;
             for item in page.get("items").and_then(Value::as_array).into_iter().flatten() {
                 if ids.len() < self.limit && self.is_wanted(item) {
                     ids.push(text(item, "execution_id").to_owned());
                 }
             }
-            offset += PAGE;
-            if ids.len() >= self.limit || page.get("has_more") != Some(&Value::Bool(true)) {
-                return Ok(ids);
+            match page.get("next_before").and_then(Value::as_str) {
+                Some(id) if ids.len() < self.limit => before = format!("&before={id}"),
+                _ => return Ok(ids),
             }
         }
     }
@@ -115,12 +115,6 @@ impl Filter {
         };
         has_ended && text(item, "relationship") != "replay"
     }
-}
-
-/// For a query; a job type's name needs no more.
-fn escaped(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 impl Summary {

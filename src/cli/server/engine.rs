@@ -81,6 +81,7 @@ async fn native(config: &Config) -> Result<Chosen> {
             true => Root::Host,
             false => Root::Unpacked(config.native.root.clone()),
         },
+        layers: Some(config.data_dir.join("layers")),
         runtime_dir: None,
         require_limits: false,
     };

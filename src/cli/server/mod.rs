@@ -105,7 +105,7 @@ pub(super) async fn open_store(config: &Config, node: &str) -> Result<store::Sto
     if migrations > 0 {
         tracing::info!(migrations, "the database's tables are made");
     }
-    Ok(store::Store::connect(&options).await?)
+    Ok(store::Store::connect(&options).await?.with_privacy(super::key_file::privacy(config)?))
 }
 
 async fn wait_for_signal() -> Result<&'static str> {

@@ -9,13 +9,14 @@ use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::super::key_file;
+use super::super::{key_file, secret_key};
 use super::engine::Chosen;
 use super::health::CachedProbe;
 use crate::actors::topology::{Node, Parts};
 use crate::api;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::egress::{Network, SystemNetwork};
 use crate::engine::SandboxLabels;
 use crate::engine::pool::Pool;
 use crate::store;
@@ -50,6 +51,23 @@ impl Service {
         io: runtime::Handle,
         listener: TcpListener,
     ) -> Result<Self> {
+        Self::start_in(Arc::new(SystemNetwork), node_id, config, store, chosen, io, listener).await
+    }
+
+    /// The same, with jobs that reach another network than this host's.
+    ///
+    /// # Errors
+    /// As [`Service::start`].
+    pub async fn start_in(
+        network: Arc<dyn Network>,
+        node_id: Uuid,
+        config: Arc<Config>,
+        store: store::Store,
+        chosen: Chosen,
+        io: runtime::Handle,
+        listener: TcpListener,
+    ) -> Result<Self> {
+        let store = store.with_privacy(key_file::privacy(&config)?);
         let installation = {
             let store = store.clone();
             io.spawn(async move { store.installation().await }).await??
@@ -69,6 +87,8 @@ impl Service {
             pool: Arc::clone(&pool),
             clock,
             signing_key,
+            secret_key: secret_key::load(&config)?,
+            network,
             io: io.clone(),
         })
         .await?;
@@ -81,7 +101,10 @@ impl Service {
             intake: node.intake.clone(),
             queue: node.queue.clone(),
             dlq: node.dlq.clone(),
+            vault: node.vault.clone(),
+            retention: node.retention.clone(),
             builder: node.builder.clone(),
+            builds: Arc::clone(&node.builds),
             waiters: Arc::clone(&node.waiters),
             live_output: Arc::clone(&node.live_output),
             job_types: Arc::clone(&node.job_types),
