@@ -17,17 +17,14 @@
 #[path = "../tests/it/db.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 mod db;
+#[path = "support/lifecycle.rs"]
+mod lifecycle;
 
 use std::time::Instant;
 
-use chrono::{DateTime, Utc};
 use db::{Cluster, Db};
-use tako_vm::domain::{
-    Claim, Command, Digest, Ending, Envelope, ExecutionRecord, JobLimits, JobSubmitted, Observed, Output, Phase,
-    Sandbox, Timing, Usage, Warmth, decide,
-};
+use lifecycle::{Job, append, live, now};
 use tako_vm::store::audit::{Sealing, Verification};
-use tako_vm::store::{Append, Blob, Outcome, QueueChange, RecordRow, StreamKind, new_events};
 use uuid::Uuid;
 
 const BATCH: usize = 64;
@@ -83,16 +80,7 @@ async fn lifecycles(db: &Db, node: Uuid, count: usize) -> (f64, i64) {
     let (before, start) = (wal(db).await, Instant::now());
     for _ in 0..count / BATCH {
         let mut jobs: Vec<_> = (0..BATCH).map(|_| Job::new()).collect();
-        append(db, &mut jobs, |job| job.submit()).await;
-        let claims = db.store.claim(node, BATCH).await.unwrap();
-        assert_eq!(claims.len(), BATCH);
-        jobs.sort_by_key(|job| job.id);
-        for (job, claim) in jobs.iter_mut().zip(claims_by_id(claims)) {
-            assert_eq!(job.id, claim.execution_id);
-            job.lease = claim.lease;
-        }
-        append(db, &mut jobs, |job| job.start(node)).await;
-        append(db, &mut jobs, |job| job.succeed()).await;
+        live(&db.store, node, &mut jobs).await;
     }
     (start.elapsed().as_secs_f64(), wal(db).await - before)
 }
@@ -101,7 +89,7 @@ async fn submits(db: &Db, count: usize, batch: usize) -> (f64, i64) {
     let (before, start) = (wal(db).await, Instant::now());
     for _ in 0..count / batch {
         let mut jobs: Vec<_> = (0..batch).map(|_| Job::new()).collect();
-        append(db, &mut jobs, |job| job.submit()).await;
+        append(&db.store, &mut jobs, |job| job.submit()).await;
     }
     (start.elapsed().as_secs_f64(), wal(db).await - before)
 }
@@ -110,21 +98,6 @@ async fn submits(db: &Db, count: usize, batch: usize) -> (f64, i64) {
 async fn drain(db: &Db, node: Uuid) {
     while !db.store.claim(node, 1000).await.unwrap().is_empty() {}
     sqlx::query("DELETE FROM queue").execute(&db.admin).await.unwrap();
-}
-
-fn claims_by_id(mut claims: Vec<tako_vm::store::Claim>) -> Vec<tako_vm::store::Claim> {
-    claims.sort_by_key(|claim| claim.execution_id);
-    claims
-}
-
-async fn append(db: &Db, jobs: &mut [Job], make: impl Fn(&mut Job) -> Append) {
-    let items = jobs.iter_mut().map(make).collect();
-    for (job, result) in jobs.iter_mut().zip(db.store.append_batch(items).await) {
-        match result.unwrap() {
-            Outcome::Appended(appended) => job.head = Some(appended.head_hash),
-            other => panic!("{other:?}"),
-        }
-    }
 }
 
 async fn wal(db: &Db) -> i64 {
@@ -150,147 +123,4 @@ async fn breakdown(db: &Db) {
     .await
     .unwrap();
     println!("payloads of a lifecycle: {payload:.0} bytes, as stored {stored:.0}");
-}
-
-/// One execution on its way.
-struct Job {
-    id: Uuid,
-    record: Option<ExecutionRecord>,
-    head: Option<Digest>,
-    lease: i64,
-}
-
-impl Job {
-    fn new() -> Self {
-        Self { id: Uuid::now_v7(), record: None, head: None, lease: 0 }
-    }
-
-    fn submit(&mut self) -> Append {
-        let mut item = self.carry_out("intake@bench", vec![Command::SubmitJob(Box::new(submitted()))]);
-        item.queue = QueueChange::Enqueue {
-            tenant: "default".into(),
-            job_type: "default".into(),
-            priority: 5,
-            not_before: None,
-        };
-        item.blobs = vec![Blob::new("print(1+1)\n"), Blob::new("{}")];
-        item
-    }
-
-    fn start(&mut self, node_id: Uuid) -> Append {
-        let sandbox = Sandbox {
-            id: Uuid::now_v7().simple().to_string(),
-            engine: "scripted".into(),
-            runtime: "none".into(),
-            image: "tako-vm/executor:3.11".into(),
-            image_digest: format!("sha256:{}", Digest::of(b"image")),
-            warmth: Warmth::Warm,
-            startup_ms: 12,
-            hash_seed: Some("0".into()),
-        };
-        let claim = Claim { node_id, slot: 3, lease: self.lease };
-        let commands = vec![Command::Dequeue { claim }, Command::Start { lease: self.lease, sandbox }];
-        let mut item = self.carry_out("slot@bench", commands);
-        item.lease = Some(self.lease);
-        item
-    }
-
-    fn succeed(&mut self) -> Append {
-        let ending = Box::new(Ending::Succeeded { observed: observed() });
-        let mut item = self.carry_out("slot@bench", vec![Command::Finish { lease: self.lease, ending }]);
-        item.lease = Some(self.lease);
-        item.queue = QueueChange::Remove;
-        item.blobs = vec![Blob::new("2\n"), Blob::new("")];
-        item
-    }
-
-    fn carry_out(&mut self, speaker: &str, commands: Vec<Command>) -> Append {
-        let version = self.record.as_ref().map_or(0, |record| record.version);
-        let mut envelopes = Vec::new();
-        for command in commands {
-            for event in decide(self.record.as_ref(), command).unwrap() {
-                let envelope = Envelope {
-                    event_id: Uuid::now_v7(),
-                    stream_id: self.id,
-                    version: version + 1 + envelopes.len() as i32,
-                    recorded_at: now(),
-                    correlation_id: Some("0198a1b2-0000-7000-8000-000000000000".into()),
-                    event,
-                };
-                self.record = ExecutionRecord::evolve(self.record.take(), &envelope).unwrap();
-                envelopes.push(envelope);
-            }
-        }
-        let events = new_events(envelopes.iter().map(|envelope| (envelope, speaker))).unwrap();
-        let mut item = Append::events(self.id, StreamKind::Execution, events);
-        item.expected_version = version;
-        item.prev_hash = self.head;
-        item.record = Some(RecordRow::of(self.record.as_ref().unwrap()));
-        item
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the bench is not the program")]
-fn now() -> DateTime<Utc> {
-    Utc::now()
-}
-
-fn submitted() -> JobSubmitted {
-    JobSubmitted {
-        tenant: "default".into(),
-        job_type: "default".into(),
-        job_version: "default@sha256:0123456789ab".into(),
-        code: Digest::of(b"print(1+1)\n"),
-        input: Digest::of(b"{}"),
-        input_canonical: Digest::of(b"{}"),
-        params: Digest::of(b"params"),
-        files: Vec::new(),
-        input_artifacts: None,
-        requirements: Vec::new(),
-        limits: JobLimits {
-            timeout_ms: 30_000,
-            startup_timeout_ms: 30_000,
-            memory_bytes: 512 << 20,
-            cpu_millis: 1000,
-            pids: 100,
-            open_files: 256,
-            tmp_bytes: 64 << 20,
-            output_bytes: 64 << 20,
-            stdout_bytes: 64 << 10,
-            stderr_bytes: 64 << 10,
-            artifact_count: 100,
-            artifact_bytes: 10 << 20,
-            artifacts_total_bytes: 50 << 20,
-        },
-        priority: 5,
-        not_before: None,
-        max_attempts: 3,
-        idempotency: None,
-        client_ip: Some("127.0.0.1".into()),
-        parent: None,
-        pinned_image: None,
-        hash_seed: None,
-        tags: Default::default(),
-        callback_url: None,
-    }
-}
-
-fn observed() -> Observed {
-    Observed {
-        exit_code: Some(0),
-        signal: None,
-        timing: Timing {
-            startup_ms: 12,
-            dep_install_ms: 0,
-            execution_ms: 9,
-            total_ms: 14,
-            phase_at_exit: Phase::Execution,
-        },
-        usage: Usage { max_rss_bytes: 9_437_184, cpu_time_ms: 8, wall_time_ms: 9, oom_killed: false },
-        stdout: Output { hash: Digest::of(b"2\n"), bytes: 2, truncated: false },
-        stderr: Output { hash: Digest::of(b""), bytes: 0, truncated: false },
-        output: None,
-        artifacts: Vec::new(),
-        refused_artifacts: Vec::new(),
-    }
 }

@@ -1,4 +1,5 @@
-//! The whole service under load: `cargo bench --bench load [-- seconds-per-step]`.
+//! The whole service under load: `cargo bench --bench load [-- seconds-per-step] [section...]`, where
+//! a section is `scripted`, `native`, `cold` or `docker`.
 //!
 //! For each engine that works here a server with a PostgreSQL of its own (default durability) is
 //! driven over HTTP, and the references run on the same machine in the same run: a bare
@@ -12,6 +13,8 @@
     reason = "a bench that panics says where"
 )]
 
+#[path = "support/bare_python.rs"]
+mod bare_python;
 #[path = "../tests/it/db.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 mod db;
@@ -33,46 +36,60 @@ use tako_vm::config::{Config, EngineChoice};
 use tako_vm::domain::{Event, EventKind};
 use tako_vm::engine::Engine;
 use tako_vm::engine::docker::{DockerConfig, DockerEngine};
-use tokio::process::Command;
 use world::{Choice, World, scripted};
 
 /// Requests in flight where throughput is measured.
 const IN_FLIGHT: usize = 4;
 
+const SECTIONS: [&str; 4] = ["scripted", "native", "cold", "docker"];
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let seconds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(8_u64);
     let step = Duration::from_secs(seconds);
+    let named: Vec<String> = std::env::args().skip(1).filter(|word| SECTIONS.contains(&word.as_str())).collect();
+    let wanted = |section: &str| named.is_empty() || named.iter().any(|name| name == section);
     let cluster = db::Cluster::start(&["max_wal_size=4GB", "shared_buffers=256MB"]);
     println!("{:<58} {:>9} {:>9} {:>9}   against", "", "p50 ms", "p99 ms", "per s");
 
-    let bare = Figures::of(1, step, bare_python).await?;
+    let bare = Figures::of(1, step, bare_python::run).await?;
     bare.print("bare python3 -c 'print(1)', one at a time", "");
-    let bare_loop = Figures::of(2, step, bare_python).await?;
+    let bare_loop = Figures::of(2, step, bare_python::run).await?;
     bare_loop.print("bare python3 -c 'print(1)', 2 in flight", "");
 
-    let world = World::start_on(db::fresh_on(&cluster).await, |config| config.max_workers = 64, scripted());
-    scripted_figures(&world, step).await?;
-    drop(world);
-
-    let world = World::start_on(db::fresh_on(&cluster).await, workers, real(EngineChoice::Native));
-    let native = service_figures(&world, "native", step, &bare, &bare_loop, "bare loop").await?;
-    drop(world);
-
+    if wanted("scripted") {
+        let world = World::start_on(db::fresh_on(&cluster).await, many_workers, scripted());
+        scripted_figures(&world, step).await?;
+    }
+    let mut native = None;
+    if wanted("native") {
+        let world = World::start_on(db::fresh_on(&cluster).await, workers, real(EngineChoice::Native));
+        native = Some(service_figures(&world, "native", step, &bare, &bare_loop, "bare loop").await?);
+    }
     // What the pool gives and costs.
-    let world = World::start_on(db::fresh_on(&cluster).await, workers_without_pool, real(EngineChoice::Native));
-    service_figures(&world, "native without pool", step, &bare, &bare_loop, "bare loop").await?;
-    drop(world);
-
-    match raw_docker(step).await {
-        Ok((raw, raw_loop)) => {
-            let world = World::start_on(db::fresh_on(&cluster).await, workers, real(EngineChoice::Docker));
-            let docker = service_figures(&world, "docker", step, &raw, &raw_loop, "raw API loop").await?;
-            println!("native / docker throughput: {:.1} ×", native.per_second / docker.per_second);
+    if wanted("cold") {
+        let world = World::start_on(db::fresh_on(&cluster).await, workers_without_pool, real(EngineChoice::Native));
+        service_figures(&world, "native without pool", step, &bare, &bare_loop, "bare loop").await?;
+    }
+    if wanted("docker") {
+        match raw_docker(step).await {
+            Ok((raw, raw_loop)) => {
+                let world = World::start_on(db::fresh_on(&cluster).await, workers, real(EngineChoice::Docker));
+                let docker = service_figures(&world, "docker", step, &raw, &raw_loop, "raw API loop").await?;
+                if let Some(native) = native {
+                    println!("native / docker throughput: {:.1} ×", native.per_second / docker.per_second);
+                }
+            }
+            Err(error) => println!("docker: skipped, {error:#}"),
         }
-        Err(error) => println!("docker: skipped, {error:#}"),
     }
     Ok(())
+}
+
+fn many_workers(config: &mut Config) {
+    config.max_workers = 64;
+    // What is submitted is to be measured, not what is refused.
+    config.max_queue_size = 10_000_000;
 }
 
 fn workers(config: &mut Config) {
@@ -126,7 +143,28 @@ impl Figures {
         for worker in futures::future::join_all(workers).await {
             times.extend(worker??);
         }
-        let seconds = begun.elapsed().as_secs_f64();
+        Self::from(times, begun.elapsed().as_secs_f64())
+    }
+
+    /// One at a time, begun in this interval or as soon as the one before has ended.
+    async fn paced<F>(interval: Duration, step: Duration, task: impl Fn() -> F) -> Result<Self>
+    where
+        F: Future<Output = Result<()>>,
+    {
+        let begun = Instant::now();
+        let mut times = Vec::new();
+        let mut beat = tokio::time::interval(interval);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while begun.elapsed() < step {
+            beat.tick().await;
+            let start = Instant::now();
+            task().await?;
+            times.push(start.elapsed());
+        }
+        Self::from(times, begun.elapsed().as_secs_f64())
+    }
+
+    fn from(mut times: Vec<Duration>, seconds: f64) -> Result<Self> {
         ensure!(!times.is_empty(), "nothing was done in {seconds} s");
         times.sort_unstable();
         let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
@@ -137,15 +175,6 @@ impl Figures {
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
         println!("{name:<58} {:>9.2} {:>9.2} {:>9.1}   {against}", ms(self.p50), ms(self.p99), self.per_second);
     }
-}
-
-/// The interpreter of the native engine; the first on `PATH` may be a script that looks for one.
-const PYTHON: &str = "/usr/bin/python3";
-
-async fn bare_python() -> Result<()> {
-    let output = Command::new(PYTHON).args(["-c", "print(1)"]).output().await?;
-    ensure!(output.stdout == b"1\n", "{output:?}");
-    Ok(())
 }
 
 async fn raw_docker(step: Duration) -> Result<(Figures, Figures)> {
@@ -191,6 +220,11 @@ async fn service_figures(
     let alone = Figures::of(1, step, execute(world)).await?;
     let ratio = alone.p50.as_secs_f64() / one.p50.as_secs_f64();
     alone.print(&format!("POST /execute print(1+1), {name}, one at a time"), &format!("{ratio:.2} × {against}"));
+    // The pool refills behind the answer, so a client without a pause between its jobs measures that.
+    let pause = 2.0 / alone.per_second;
+    let warm = Figures::paced(Duration::from_secs_f64(pause), step, execute(world)).await?;
+    let ratio = warm.p50.as_secs_f64() / one.p50.as_secs_f64();
+    warm.print(&format!("POST /execute print(1+1), {name}, at half that rate"), &format!("{ratio:.2} × {against}"));
     let loaded = Figures::of(IN_FLIGHT, step, execute(world)).await?;
     let ratio = loaded.per_second / many.per_second;
     loaded
@@ -235,7 +269,8 @@ async fn scripted_figures(world: &World, step: Duration) -> Result<()> {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     continue;
                 }
-                answer.error_for_status()?;
+                let answer: Value = answer.error_for_status()?.json().await?;
+                ensure!(answer["refused"] == 0, "{answer}");
                 accepted.fetch_add(250, Ordering::Relaxed);
             }
             anyhow::Ok(())
