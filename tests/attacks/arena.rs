@@ -87,6 +87,7 @@ impl Arena {
             // Where `attempt.py` will be.
             environment: BTreeMap::from([("PYTHONPATH".to_owned(), "/input".to_owned())]),
             preload: Vec::new(),
+            gpu: None,
             startup_timeout: Duration::from_secs(60),
             labels: SandboxLabels {
                 installation: self.installation.clone(),

@@ -36,6 +36,8 @@ pub fn job(work: Duration) -> Job {
         code: Bytes::from_static(CODE.as_bytes()),
         input: Bytes::from(format!("{{\"ms\": {}, \"port\": {PORT}}}", work.as_millis())),
         files: Vec::new(),
+        secrets: Vec::new(),
+        egress: None,
         execution_timeout: work + 2 * PATIENCE,
         stdout_limit_bytes: 4096,
         stderr_limit_bytes: 4096,

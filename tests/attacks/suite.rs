@@ -149,6 +149,8 @@ fn job(code: &'static str, told: &Told) -> Job {
         code: Bytes::from_static(code.as_bytes()),
         input: Bytes::from(serde_json::to_vec(told).expect("the input is JSON")),
         files: vec![("attempt.py".to_owned(), Bytes::from_static(include_bytes!("cases/attempt.py")))],
+        secrets: Vec::new(),
+        egress: None,
         execution_timeout: Duration::from_secs(60),
         stdout_limit_bytes: 64 << 10,
         stderr_limit_bytes: 64 << 10,

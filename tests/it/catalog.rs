@@ -218,6 +218,15 @@ async fn what_a_running_server_appends_fits_the_schemas() {
     assert!((200..300).contains(&status), "{requeued}");
     let child: Uuid = requeued["execution_id"].as_str().unwrap().parse().unwrap();
     world.ended(child).await;
+    let defined = json!({"name": "report", "requirements": ["pandas==2.2.3"]});
+    let (status, defined) = world.post("/job-types", defined).await;
+    assert_eq!(status, 201, "{defined}");
+    let (status, built) = world.post("/job-types/report/build", json!({})).await;
+    assert_eq!(status, 200, "{built}");
+    let (status, _) = world.post("/job-types", json!({"name": "broken", "requirements": ["fails"]})).await;
+    assert_eq!(status, 201);
+    let (status, _) = world.post("/job-types/broken/build", json!({})).await;
+    assert_eq!(status, 422);
     let interrupted = world.submit("sleep 20000").await;
     while !world.event_names(interrupted).await.contains(&"ExecutionStarted") {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -242,6 +251,11 @@ async fn what_a_running_server_appends_fits_the_schemas() {
         "JobDeadLettered",
         "DeadLetterRequeued",
         "ReplayVerdictRecorded",
+        "JobTypeDefined",
+        "BuildRequested",
+        "BuildStarted",
+        "BuildSucceeded",
+        "BuildFailed",
         "NodeStarted",
         "NodeDraining",
         "NodeStopped",

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tako_vm::cli::server::{Chosen, Service, Stop};
 use tako_vm::config::Config;
 use tako_vm::domain::{Envelope, ExecutionRecord};
+use tako_vm::egress::{Network, SystemNetwork};
 use tako_vm::engine::scripted::ScriptedEngine;
 use tako_vm::store::audit::Verification;
 use tako_vm::store::{Options, Store};
@@ -22,8 +23,10 @@ pub struct World {
     pub url: String,
     pub http: reqwest::Client,
     pub db: Db,
-    /// Whether the whole log must verify, and every row be the fold of its events, at the end.
+    /// Whether the whole log must verify, and every invariant hold, at the end.
     pub is_checked: bool,
+    /// Whether the bytes that events name must be kept, at the end.
+    pub keeps_blobs: bool,
     servers: Vec<Server>,
 }
 
@@ -50,20 +53,30 @@ impl World {
         Self::start_on(db::fresh().await, configure, choice)
     }
 
+    /// With jobs that reach a network of the test's own.
+    pub async fn start_in(network: Arc<dyn Network>, configure: impl FnOnce(&mut Config), choice: Choice) -> Self {
+        Self::start_all(db::fresh().await, configure, choice, network)
+    }
+
     pub fn start_on(db: Db, configure: impl FnOnce(&mut Config), choice: Choice) -> Self {
-        let (server, address) = serve(&db, configure, choice);
+        Self::start_all(db, configure, choice, Arc::new(SystemNetwork))
+    }
+
+    fn start_all(db: Db, configure: impl FnOnce(&mut Config), choice: Choice, network: Arc<dyn Network>) -> Self {
+        let (server, address) = serve(&db, configure, choice, network);
         Self {
             url: format!("http://{address}"),
             http: reqwest::Client::new(),
             db,
             is_checked: true,
+            keeps_blobs: true,
             servers: vec![server],
         }
     }
 
     /// Another node on the same database; answers with its URL.
     pub fn join(&mut self, configure: impl FnOnce(&mut Config), choice: Choice) -> String {
-        let (server, address) = serve(&self.db, configure, choice);
+        let (server, address) = serve(&self.db, configure, choice, Arc::new(SystemNetwork));
         self.servers.push(server);
         format!("http://{address}")
     }
@@ -140,27 +153,35 @@ impl Drop for World {
         if !self.is_checked || std::thread::panicking() {
             return;
         }
-        let options = self.db.options.clone();
+        let (options, keeps_blobs) = (self.db.options.clone(), self.keeps_blobs);
         let checked = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(check_log(&options));
+            runtime.block_on(check_log(&options, keeps_blobs));
         });
         checked.join().expect("the log is whole");
     }
 }
 
-/// Demands that every hash, chain and seal is right, and that live and rebuilt are the same.
-async fn check_log(options: &Options) {
+/// Demands that every hash, chain and seal is right, that every execution ended once or waits, and that
+/// live and rebuilt are the same.
+pub async fn check_log(options: &Options, keeps_blobs: bool) {
     let store = Store::connect(&Options { max_connections: 4, ..options.clone() }).await.unwrap();
     let verified = store.verify_log(&Verification::default(), &|_| {}).await.unwrap();
     assert!(verified.holds(), "{:#?}", verified.faults);
     assert_eq!(verified.sealed_through, verified.last_position, "the last node seals all there is");
+    let checked = store.check_invariants(keeps_blobs, &|_| {}).await.unwrap();
+    assert_eq!(checked.violation_count, 0, "{:#?}", checked.violations);
     let rebuilt = store.rebuild_projections(&|_| {}).await.unwrap();
-    assert!(rebuilt.repaired.is_empty(), "rows were not the fold of their events: {:?}", rebuilt.repaired);
+    assert_eq!(rebuilt.differing, 0, "rows were not the fold of their events: {rebuilt:#?}");
     store.close().await;
 }
 
-fn serve(db: &Db, configure: impl FnOnce(&mut Config), choice: Choice) -> (Server, SocketAddr) {
+fn serve(
+    db: &Db,
+    configure: impl FnOnce(&mut Config),
+    choice: Choice,
+    network: Arc<dyn Network>,
+) -> (Server, SocketAddr) {
     let mut config = Config::default();
     // A test must not be slowed by what it does not look at.
     config.rate_limit.requests_per_minute = 0;
@@ -183,7 +204,8 @@ fn serve(db: &Db, configure: impl FnOnce(&mut Config), choice: Choice) -> (Serve
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let handle = io.handle().clone();
         actix::System::new().block_on(async move {
-            let service = Service::start(node_id, Arc::new(config), store, chosen, handle, listener).await.unwrap();
+            let service = Service::start_in(network, node_id, Arc::new(config), store, chosen, handle, listener);
+            let service = service.await.unwrap();
             started.send(service.address()).unwrap();
             // A test that panics drops its end, which stops the server as well.
             let grace = stopped.await.unwrap_or(Duration::ZERO);

@@ -64,7 +64,7 @@ fn a_bad_submission_is_refused_with_what_to_do() {
             (r#"{"code": "x", "files": {"a": "", "a": ""}}"#, 422, "given twice"),
             (r#"{"code": "x", "tags": {"": "v"}}"#, 422, "tags must have names of 1 to 64"),
             (r#"{"code": "x", "tags": {"a": "\u0000"}}"#, 422, "tags must not contain control characters"),
-            (r#"{"code": "x", "secrets": {"K": "hunter2"}}"#, 422, "secrets is not available in this version"),
+            (r#"{"code": "x", "secrets": {"K": "hunter2"}}"#, 422, "secrets must be a list of names"),
             (r#"{"code": "x", "callback_url": "http://10.0.0.1/"}"#, 422, "callback_url is not available"),
         ];
         for path in ["/execute", "/execute/async", "/jobs"] {

@@ -1,5 +1,6 @@
 //! Images found, made and refused.
 
+use tako_vm::engine::build::Base;
 use tako_vm::engine::{Engine, Error};
 
 use super::Bench;
@@ -42,5 +43,19 @@ async fn a_sandbox_of_a_missing_image_does_not_start() {
     bench.spec.image.digest = format!("sha256:{}", "0".repeat(64));
     let started = bench.engine.start(&bench.spec).await.map(|_| ());
     assert!(matches!(started, Err(Error::Image { .. })), "{started:?}");
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn the_plain_image_on_a_certain_base_is_had_while_that_base_is_there() {
+    let bench = Bench::new().await;
+    let reference = "tako-vm/executor:3.11".to_owned();
+    let digest = bench.engine.base(&reference, false).await.unwrap();
+    assert!(digest.is_some());
+    let on = |digest| Base { reference: reference.clone(), digest };
+    let image = bench.engine.image_on(&on(digest)).await.unwrap().unwrap();
+    assert_eq!(image.digest, bench.spec.image.digest);
+    let gone = Some(format!("sha256:{}", "0".repeat(64)));
+    assert_eq!(bench.engine.image_on(&on(gone)).await.unwrap(), None);
     bench.end().await;
 }

@@ -8,17 +8,36 @@ mod jobs;
 mod leftovers;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tako_guest::protocol::ArtifactLimits;
+use tako_vm::cli::server::Chosen;
 use tako_vm::engine::docker::{DockerConfig, DockerEngine, RuntimeChoice};
 use tako_vm::engine::{Engine, Error, Image, Job, Run, SandboxLabels, SandboxLimits, SandboxSpec};
 use tokio::sync::{OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::world::Choice;
+
 const MIB: u64 = 1 << 20;
+
+/// On the runtime that is tested.
+fn config() -> DockerConfig {
+    let mut config = DockerConfig::default();
+    if let Ok(runtime) = std::env::var("TAKO_VM_TEST_RUNTIME") {
+        config.runtime = RuntimeChoice::Named(runtime);
+    }
+    config
+}
+
+/// For whole servers.
+pub async fn choice() -> Choice {
+    let engine = Arc::new(DockerEngine::connect(config()).await.expect("these tests need a Docker Engine"));
+    Arc::new(move |_| Chosen::Docker(Arc::clone(&engine)))
+}
 
 /// An engine and an installation of a test's own.
 struct Bench {
@@ -28,11 +47,7 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
-        let mut config = DockerConfig::default();
-        if let Ok(runtime) = std::env::var("TAKO_VM_TEST_RUNTIME") {
-            config.runtime = RuntimeChoice::Named(runtime);
-        }
-        Self::with(config).await
+        Self::with(config()).await
     }
 
     async fn with(config: DockerConfig) -> Self {
@@ -80,6 +95,7 @@ fn spec(image: Image) -> SandboxSpec {
         },
         environment: BTreeMap::new(),
         preload: Vec::new(),
+        gpu: None,
         startup_timeout: Duration::from_secs(60),
         labels: SandboxLabels {
             installation: format!("test-{}", Uuid::new_v4().simple()),
@@ -95,6 +111,8 @@ fn job(code: &str) -> Job {
         code: Bytes::copy_from_slice(code.as_bytes()),
         input: Bytes::from_static(b"{\"n\": 20}"),
         files: Vec::new(),
+        secrets: Vec::new(),
+        egress: None,
         execution_timeout: Duration::from_secs(30),
         stdout_limit_bytes: 65536,
         stderr_limit_bytes: 65536,

@@ -156,6 +156,7 @@ pub fn boot() -> Boot {
         environment: BTreeMap::new(),
         uid: 1000,
         gid: 1000,
+        devices: Vec::new(),
         startup_timeout_ms: 20_000,
         rlimits: Rlimits { open_files: 256, file_bytes: 32 << 20, processes: 0 },
     }
@@ -166,6 +167,8 @@ pub fn job(code: &str) -> Job {
         code: Bytes::copy_from_slice(code.as_bytes()),
         input: Bytes::from_static(b"{}"),
         files: Vec::new(),
+        secrets: Vec::new(),
+        egress: None,
         execution_timeout: Duration::from_secs(20),
         stdout_limit_bytes: 64 * 1024,
         stderr_limit_bytes: 64 * 1024,

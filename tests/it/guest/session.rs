@@ -131,7 +131,7 @@ async fn a_sandbox_ends_when_the_host_loses_interest() {
 /// A guest whose every byte the test decides.
 async fn lie(frames: &[(Kind, &[u8])]) -> Result<Run, Error> {
     let (host, mut guest) = tokio::io::duplex(1 << 20);
-    say(&mut guest, Kind::Ready, br#"{"protocol":1,"python_version":"3","startup_ms":1}"#).await;
+    say(&mut guest, Kind::Ready, br#"{"protocol":2,"python_version":"3","startup_ms":1}"#).await;
     let (reader, writer) = tokio::io::split(host);
     let (session, _) = Session::boot(Box::new(reader), Box::new(writer), &boot(), Duration::from_secs(5)).await?;
     for (kind, payload) in frames {

@@ -78,7 +78,7 @@ async fn nothing_of_the_host_is_seen_but_programs_and_libraries() {
                 print([path for path in ['/etc/shadow', '/etc/ssh', '/root', '/home', '/var', '/run', '/opt'] \
                 if os.path.exists(path)])\n\
                 print(len(open('/etc/passwd').readlines()), open('/etc/resolv.conf').read() == '')";
-    let expected = "['bin', 'code', 'dev', 'etc', 'input', 'output', 'proc', 'sys', 'tako', 'tmp', 'usr']\n\
+    let expected = "['bin', 'code', 'dev', 'etc', 'input', 'output', 'proc', 'secrets', 'sys', 'tako', 'tmp', 'usr']\n\
                     ['fd', 'full', 'null', 'random', 'shm', 'stderr', 'stdin', 'stdout', 'urandom', 'zero'] []\n\
                     []\n3 True";
     assert_eq!(fixture.print(code).await, expected);

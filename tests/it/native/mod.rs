@@ -1,6 +1,7 @@
 //! The native engine with real sandboxes. As root with the host's cgroups, as an ordinary user
 //! with what that user may have: each test says what it expects of either.
 
+mod cgroups;
 mod isolation;
 mod jobs;
 mod limits;
@@ -8,15 +9,27 @@ pub mod remains;
 mod speed;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tako_guest::protocol::ArtifactLimits;
+use tako_vm::cli::server::Chosen;
 use tako_vm::engine::native::{Limit, NativeConfig, NativeEngine};
 use tako_vm::engine::{Engine, Error, Image, Job, Run, Sandbox, SandboxLabels, SandboxLimits, SandboxSpec};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use crate::world::Choice;
+
+/// For whole servers.
+pub fn choice() -> Choice {
+    Arc::new(|_| {
+        let config = NativeConfig { max_cells: 4, ..NativeConfig::default() };
+        Chosen::Native(Arc::new(NativeEngine::new(config).unwrap()))
+    })
+}
 
 /// An engine whose cells no other test knows of.
 struct Fixture {
@@ -41,6 +54,7 @@ impl Fixture {
             limits: LIMITS,
             environment: BTreeMap::new(),
             preload: Vec::new(),
+            gpu: None,
             startup_timeout: Duration::from_secs(20),
             labels: labels(),
         }
@@ -97,6 +111,8 @@ fn job(code: &str) -> Job {
         code: Bytes::copy_from_slice(code.as_bytes()),
         input: Bytes::from_static(b"{}"),
         files: Vec::new(),
+        secrets: Vec::new(),
+        egress: None,
         execution_timeout: Duration::from_secs(30),
         stdout_limit_bytes: 64 << 10,
         stderr_limit_bytes: 64 << 10,

@@ -297,7 +297,7 @@ async fn an_inserted_event_is_found() {
 
     // At a position that there is already, which takes the primary key away first.
     let log = Log::new().await;
-    log.tamper(&["ALTER TABLE events DROP CONSTRAINT events_pkey", &forged(&log, 17)]).await;
+    log.tamper(&["ALTER TABLE events_first DROP CONSTRAINT events_first_position", &forged(&log, 17)]).await;
     let first = log.first().await;
     assert_eq!((first.position, first.wrong), (Some(17), Wrong::Doubled));
 }

@@ -1,9 +1,13 @@
 //! Laws of the store.
 
 mod append;
+mod archive;
 mod audit;
+mod invariants;
 mod log;
+mod partitions;
 mod queue;
+mod rebuild;
 mod records;
 mod schema;
 mod sealed;

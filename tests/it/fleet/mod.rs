@@ -1,0 +1,167 @@
+//! Several servers as processes of their own on one database, and what must hold of them.
+
+mod chaos;
+mod proxy;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use self::proxy::Proxy;
+use crate::db::{self, Db};
+
+/// Nodes of one installation, which end with the value.
+pub struct Fleet {
+    pub db: Db,
+    pub nodes: Vec<Node>,
+}
+
+/// One server: a process that may be killed, frozen, cut off, and started again.
+pub struct Node {
+    folder: tempfile::TempDir,
+    proxy: Proxy,
+    process: Option<Child>,
+    starts: u32,
+}
+
+/// Nodes are taken for dead after this much silence.
+pub const DEAD_AFTER: Duration = Duration::from_secs(2);
+
+impl Fleet {
+    pub async fn start(nodes: usize) -> Self {
+        let db = db::fresh().await;
+        let mut fleet = Self { db, nodes: Vec::new() };
+        for _ in 0..nodes {
+            fleet.nodes.push(Node::new(&fleet.db));
+        }
+        for node in &mut fleet.nodes {
+            node.start();
+        }
+        for node in &fleet.nodes {
+            node.url().await;
+        }
+        fleet
+    }
+}
+
+impl Node {
+    fn new(db: &Db) -> Self {
+        let folder = tempfile::Builder::new().prefix("tako-node-").tempdir().unwrap();
+        let (server, socket) = db.options.url.split_once("?host=").unwrap();
+        let proxy = Proxy::before(&PathBuf::from(socket));
+        let config = format!(
+            "database_url: \"{server}?host={}\"\n\
+             data_dir: {}\n\
+             engine: native\n\
+             max_workers: 3\n\
+             server: {{http_workers: 1, shutdown_grace: 5}}\n\
+             pool: {{min_idle: 1, max_idle: 2}}\n\
+             queue: {{poll_interval: 0.2}}\n\
+             leases: {{heartbeat: 0.5, dead_after: {}}}\n\
+             retry: {{max_attempts: 50, base_delay: 0.1, max_delay: 1}}\n",
+            proxy.folder().display(),
+            folder.path().join("data").display(),
+            DEAD_AFTER.as_secs(),
+        );
+        std::fs::write(folder.path().join("config.yaml"), config).unwrap();
+        Self { folder, proxy, process: None, starts: 0 }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.process.is_none());
+        self.starts += 1;
+        // A reader must not take the address of the process before.
+        let _ = std::fs::remove_file(self.path("address"));
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_tako-vm"))
+            .arg("server")
+            .arg("--config")
+            .arg(self.path("config.yaml"))
+            .args(["--port", "0", "--address-file"])
+            .arg(self.path("address"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+    }
+
+    /// Where it answers, once it does. Ends the test when it does not within a minute.
+    pub async fn url(&self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(url) = self.known_url() {
+                return url;
+            }
+            assert!(Instant::now() < deadline, "a node does not start:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Where it answers, if it has said so.
+    pub fn known_url(&self) -> Option<String> {
+        let address = std::fs::read_to_string(self.path("address")).ok()?;
+        (!address.is_empty()).then(|| format!("http://{address}"))
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        let process = self.process.as_ref().unwrap();
+        // SAFETY: a child that was not waited for, so the number is still its own.
+        assert_eq!(unsafe { libc::kill(process.id().cast_signed(), signal) }, 0);
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    pub fn cut_off(&self) {
+        self.proxy.cut();
+    }
+
+    pub fn mend(&self) {
+        self.proxy.mend();
+    }
+
+    /// SIGTERM, and its end. Answers with its exit code.
+    pub async fn stop(&mut self) -> Option<i32> {
+        self.signal(libc::SIGTERM);
+        let mut process = self.process.take().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match process.try_wait().unwrap() {
+                Some(status) => return status.code(),
+                None if Instant::now() > deadline => {
+                    process.kill().unwrap();
+                    panic!("a node does not stop:\n{}", self.log());
+                }
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
