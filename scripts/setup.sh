@@ -39,6 +39,7 @@ if ! has dockerd && ! has docker; then
     if [ "$with_docker" = yes ]; then missing+=(docker.io); else optional+=(docker.io); fi
 fi
 has debootstrap || optional+=(debootstrap)
+has spin || optional+=(spin)
 
 # The postgresql package would make and start a cluster of the system's own; we keep a private
 # one, so it is told not to, for as long as it is being installed.
@@ -72,6 +73,7 @@ if [ "${#optional[@]}" -gt 0 ]; then
     echo "not installed, not needed: ${optional[*]}"
     echo "    docker.io      the docker engine; without it jobs run on the native engine"
     echo "    debootstrap    the docker engine's base image where no registry answers"
+    echo "    spin           checks the model of claims, leases and ends"
 fi
 
 if ! has cargo; then
