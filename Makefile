@@ -2,6 +2,7 @@
 # make up     set up, and keep the server running     make down   stop it
 # make test   everything that must hold              make lint   format and clippy only
 # make bench  the benches                            make setup  install what is missing
+# make chaos  nodes killed, frozen and cut off under 2,000 jobs, and nothing lost
 #
 # On a fresh Debian as root each of them installs what it needs; otherwise it says what to install.
 
@@ -13,7 +14,7 @@ DEBUG := target/debug/tako-vm
 RELEASE := target/release/tako-vm
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint bench
+.PHONY: help setup demo up down test lint bench chaos
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile
@@ -41,6 +42,11 @@ lint:
 test: setup lint
 	@$(STEP) "Building the tests" cargo test --workspace --no-run
 	@$(STEP) "Testing" cargo test --workspace
+	@$(STEP) "Checking the model of claims" scripts/model.sh
 
 bench: setup
 	@$(STEP) "Measuring" cargo bench
+
+chaos: setup
+	@$(STEP) "Building the tests" cargo test --test it --no-run
+	@$(STEP) "Killing nodes under load" env TAKO_VM_TEST_JOBS=2000 cargo test --test it fleet:: -- --nocapture
