@@ -57,6 +57,7 @@ const PARTS: &[(&str, &str, &[&str])] = &[
             "StatusCounts",
             "Stored",
             "Family",
+            "Page",
             "Member",
             "Reach",
             "LogFilter",
