@@ -29,11 +29,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tako_vm::cli::server::{Chosen, choose};
 use tako_vm::config::{Config, EngineChoice};
-use tako_vm::domain::{Event, EventKind};
+use tako_vm::domain::EventKind;
 use tako_vm::engine::Engine;
 use tako_vm::engine::docker::{DockerConfig, DockerEngine};
 use world::{Choice, World, scripted};
@@ -222,9 +222,16 @@ async fn service_figures(
     alone.print(&format!("POST /execute print(1+1), {name}, one at a time"), &format!("{ratio:.2} × {against}"));
     // The pool refills behind the answer, so a client without a pause between its jobs measures that.
     let pause = 2.0 / alone.per_second;
+    let since = world.store().last_position().await?;
     let warm = Figures::paced(Duration::from_secs_f64(pause), step, execute(world)).await?;
     let ratio = warm.p50.as_secs_f64() / one.p50.as_secs_f64();
     warm.print(&format!("POST /execute print(1+1), {name}, at half that rate"), &format!("{ratio:.2} × {against}"));
+    for (from, to, what) in [
+        (EventKind::JobSubmitted, EventKind::ExecutionStarted, "of it from the submission to the start"),
+        (EventKind::ExecutionStarted, EventKind::ExecutionSucceeded, "of it from the start to the end"),
+    ] {
+        between(world, since, from, to).await?.print(&format!("  {what}"), "");
+    }
     let loaded = Figures::of(IN_FLIGHT, step, execute(world)).await?;
     let ratio = loaded.per_second / many.per_second;
     loaded
@@ -237,6 +244,8 @@ async fn service_figures(
 /// Everything but the sandbox.
 async fn scripted_figures(world: &World, step: Duration) -> Result<()> {
     Figures::of(1, step, execute(world)).await?.print("POST /execute, scripted, one at a time", "");
+    let pause = Duration::from_millis(30);
+    Figures::paced(pause, step, execute(world)).await?.print("POST /execute, scripted, one in 30 ms", "");
     Figures::of(64, step, execute(world)).await?.print("POST /execute, scripted, 64 in flight", "");
     pickup(world).await?;
 
@@ -295,29 +304,37 @@ async fn scripted_figures(world: &World, step: Duration) -> Result<()> {
 
 /// From the submission to the claim, on a queue that is otherwise empty.
 async fn pickup(world: &World) -> Result<()> {
+    let since = world.store().last_position().await?;
     for _ in 0..100 {
         execute(world)().await?;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let last = world.store().last_position().await?;
-    let kinds = [EventKind::JobSubmitted, EventKind::JobDequeued];
-    let events = world.store().log_events((last - 600).max(0), &kinds, 1000).await?;
-    let mut submitted = std::collections::HashMap::new();
+    let pickup = between(world, since, EventKind::JobSubmitted, EventKind::JobDequeued).await?;
+    pickup.print("queue pickup, idle system", "bar 5 / 25 ms");
+    Ok(())
+}
+
+/// The time from one event of a job to another, of all jobs since a position.
+async fn between(world: &World, since: i64, from: EventKind, to: EventKind) -> Result<Figures> {
+    let mut begun = std::collections::HashMap::new();
     let mut times = Vec::new();
-    for event in events {
-        let envelope = event.envelope()?;
-        match envelope.event {
-            Event::JobSubmitted(_) => drop(submitted.insert(envelope.stream_id, envelope.recorded_at)),
-            _ => times.extend(submitted.get(&envelope.stream_id).map(|at| envelope.recorded_at - *at)),
+    let mut after = since;
+    loop {
+        let events = world.store().log_events(after, &[from, to], 1000).await?;
+        let Some(last) = events.last() else { break };
+        after = last.position;
+        for event in events {
+            let envelope = event.envelope()?;
+            let at = envelope.recorded_at;
+            if envelope.event.kind() == from {
+                begun.insert(envelope.stream_id, at);
+            } else if let Some(from) = begun.get(&envelope.stream_id) {
+                times.push((at - *from).to_std().unwrap_or_default());
+            }
         }
     }
-    times.sort_unstable();
-    let at = |share: f64| -> Result<f64> {
-        let time = times.get((times.len().saturating_sub(1) as f64 * share) as usize).context("no pickup was seen")?;
-        Ok(time.num_microseconds().unwrap_or_default() as f64 / 1000.0)
-    };
-    println!("{:<58} {:>9.2} {:>9.2} {:>9}   bar 5 / 25 ms", "queue pickup, idle system", at(0.5)?, at(0.99)?, "");
-    Ok(())
+    let seconds = times.iter().sum::<Duration>().as_secs_f64();
+    Figures::from(times, seconds)
 }
 
 /// Waits until no job is waiting or running.
