@@ -29,6 +29,8 @@ pub struct Sight {
     pub runtime: String,
     pub docker_available: bool,
     pub gvisor_available: bool,
+    /// Limits of jobs that the engine cannot hold here.
+    pub missing_limits: Vec<&'static str>,
     pub circuit_breaker: CircuitBreaker,
     pub pool: crate::engine::pool::PoolStats,
 }
@@ -58,6 +60,7 @@ pub async fn health(app: web::Data<App>, params: Params) -> Result<HttpResponse,
         "runtime": sight.runtime,
         "docker_available": sight.docker_available,
         "gvisor_available": sight.gvisor_available,
+        "missing_limits": sight.missing_limits,
         "circuit_breaker": sight.circuit_breaker,
         "version": env!("CARGO_PKG_VERSION"),
         "production_mode": app.config.production_mode,

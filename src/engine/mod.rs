@@ -66,6 +66,11 @@ pub trait Engine: Send + Sync + 'static {
     /// (pull, or local base-image script); answers with its immutable identity.
     async fn resolve_image(&self, reference: &str) -> Result<Image, Error>;
 
+    /// What of a job's limits cannot be held here: of `memory`, `pids` and `cpu`. Answers at once.
+    fn missing_limits(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
     /// Why sandboxes of this engine cannot have these GPUs, if so, as a sentence. Answers at once.
     fn gpu_refusal(&self, gpu: &GpuRequest) -> Option<String> {
         Some(format!("the {} engine gives no {} GPU to sandboxes", self.kind().as_str(), gpu.vendor.as_str()))

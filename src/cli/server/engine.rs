@@ -34,6 +34,18 @@ impl Chosen {
 /// # Errors
 /// What keeps the chosen engine, or every one, from working. Call it on the I/O runtime.
 pub async fn choose(config: &Config) -> Result<Chosen> {
+    let chosen = works(config).await?;
+    let missing = chosen.engine().missing_limits();
+    if !missing.is_empty() {
+        tracing::warn!(
+            missing = missing.join(", "),
+            "the engine cannot hold these limits here: a job can take what it likes of them from the host"
+        );
+    }
+    Ok(chosen)
+}
+
+async fn works(config: &Config) -> Result<Chosen> {
     match config.engine {
         EngineChoice::Docker => Ok(docker(config).await?),
         EngineChoice::Native => native(config).await,
@@ -61,6 +73,7 @@ async fn docker(config: &Config) -> Result<Chosen, engine::Error> {
             SecurityMode::Strict => docker::SecurityMode::Strict,
             SecurityMode::Permissive => docker::SecurityMode::Permissive,
         },
+        require_limits: config.production_mode,
         pull_timeout: config.docker.pull_timeout.min(Duration::from_secs(60)),
         ..DockerConfig::default()
     };
@@ -83,7 +96,7 @@ async fn native(config: &Config) -> Result<Chosen> {
         },
         layers: Some(config.data_dir.join("layers")),
         runtime_dir: None,
-        require_limits: false,
+        require_limits: config.production_mode,
     };
     // An engine that starts nothing is told at the start, not by the first job.
     if let Err(reason) = NativeEngine::supported(own.clone()).await {

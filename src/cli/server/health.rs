@@ -73,6 +73,7 @@ impl Probe for CachedProbe {
             runtime: engine.runtime().to_owned(),
             docker_available,
             gvisor_available,
+            missing_limits: engine.missing_limits(),
             circuit_breaker,
             pool: self.pool.stats(),
         }

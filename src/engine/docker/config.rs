@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bollard::models::SystemInfo;
+
 use super::breaker;
 
 /// What the Docker engine needs to know. Limits of a sandbox come with each spec.
@@ -14,6 +16,8 @@ pub struct DockerConfig {
     pub host: Option<String>,
     pub runtime: RuntimeChoice,
     pub security_mode: SecurityMode,
+    /// Refuse a daemon that cannot limit memory, processes and CPU time.
+    pub require_limits: bool,
     /// The Python of `tako-vm/executor` without a tag, like `3.11`.
     pub python_version: String,
     /// How long a pull may take to its first sign of life. After that it may take as long as
@@ -32,6 +36,7 @@ impl Default for DockerConfig {
             host: None,
             runtime: RuntimeChoice::Auto,
             security_mode: SecurityMode::Permissive,
+            require_limits: false,
             python_version: "3.11".to_owned(),
             pull_timeout: Duration::from_secs(15),
             build_timeout: Duration::from_secs(600),
@@ -106,6 +111,14 @@ impl DockerConfig {
     }
 }
 
+/// Limits that the daemon says it cannot set; one that says nothing of them can.
+pub(super) fn missing_limits(info: &SystemInfo) -> Vec<&'static str> {
+    [("memory", info.memory_limit), ("pids", info.pids_limit), ("cpu", info.cpu_cfs_quota)]
+        .into_iter()
+        .filter_map(|(limit, held)| (held == Some(false)).then_some(limit))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,5 +146,12 @@ mod tests {
         assert!(pick(named.clone(), SecurityMode::Permissive, &["runc"]).is_err());
         let picked = pick(named, SecurityMode::Permissive, &["runc", "runsc"]);
         assert_eq!(picked.as_deref(), Ok("runsc"));
+    }
+
+    #[test]
+    fn a_limit_is_missing_where_the_daemon_says_so_and_only_there() {
+        let rootless = SystemInfo { memory_limit: Some(false), pids_limit: Some(true), ..SystemInfo::default() };
+        assert_eq!(missing_limits(&rootless), ["memory"]);
+        assert_eq!(missing_limits(&SystemInfo::default()), [] as [&str; 0]);
     }
 }

@@ -63,6 +63,7 @@ pub struct DockerEngine {
     terms: Terms,
     /// Registered at the daemon when the engine connected.
     runtimes: Vec<String>,
+    missing_limits: Vec<&'static str>,
     address: String,
 }
 
@@ -79,13 +80,20 @@ impl DockerEngine {
     /// within a Tokio runtime that lives as long as the engine.
     ///
     /// # Errors
-    /// `Unavailable` when the daemon does not answer within a few seconds, or has no runtime
-    /// that the configuration accepts.
+    /// `Unavailable` when the daemon does not answer within a few seconds, has no runtime
+    /// that the configuration accepts, or lacks limits that it requires.
     pub async fn connect(config: DockerConfig) -> Result<Self, Error> {
         let address = config.address();
         let daemon =
             Daemon::new(address.clone(), config.call_timeout, config.breaker)?.negotiate(HEALTH_TIMEOUT).await?;
         let info = daemon.call_within("info", HEALTH_TIMEOUT * 2, daemon.docker.info()).await?;
+        let missing_limits = config::missing_limits(&info);
+        if config.require_limits && !missing_limits.is_empty() {
+            let lacking = missing_limits.join(", ");
+            return Err(daemon::unavailable(format!(
+                "the Docker Engine cannot limit {lacking}; rootless it needs cgroup v2 with those controllers delegated"
+            )));
+        }
         let available: Vec<String> = info.runtimes.unwrap_or_default().into_keys().collect();
         let default = info.default_runtime.unwrap_or_else(|| "runc".to_owned());
         let runtime = config.pick_runtime(&available, &default).map_err(daemon::unavailable)?;
@@ -99,6 +107,7 @@ impl DockerEngine {
             images: Images::new(config.python_version, config.pull_timeout, config.build_timeout),
             terms: Terms { runtime, seccomp, podman },
             runtimes: available,
+            missing_limits,
             address,
         })
     }
@@ -129,6 +138,10 @@ impl Engine for DockerEngine {
 
     fn runtime(&self) -> &str {
         &self.terms.runtime
+    }
+
+    fn missing_limits(&self) -> Vec<&'static str> {
+        self.missing_limits.clone()
     }
 
     fn gpu_refusal(&self, gpu: &GpuRequest) -> Option<String> {

@@ -69,7 +69,10 @@ impl NativeEngine {
         if config.require_limits && !missing.is_empty() {
             return Err(Error::Unavailable {
                 engine: "native",
-                message: format!("no cgroup limits {}", missing.join(", ")),
+                message: format!(
+                    "no cgroup limits {}; run as root, or under a unit with Delegate=yes",
+                    missing.join(", ")
+                ),
             });
         }
         let in_runtime_dir =
@@ -201,6 +204,10 @@ impl Engine for NativeEngine {
 
     fn runtime(&self) -> &str {
         "namespaces"
+    }
+
+    fn missing_limits(&self) -> Vec<&'static str> {
+        self.cells.cgroups.missing().iter().map(|limit| limit.as_str()).collect()
     }
 
     /// Knows `host`, the Python of the configured root, and the layers that were made.
