@@ -62,6 +62,8 @@ const PARTS: &[(&str, &str, &[&str])] = &[
             "LogFilter",
             "DeadLetterFilter",
             "DeadLetterRow",
+            "Hindrance",
+            "Pause",
             "audit",
         ],
     ),
