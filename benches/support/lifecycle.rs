@@ -62,6 +62,7 @@ impl Job {
             job_type: self.job_type.into(),
             priority: 5,
             not_before: None,
+            is_keyed: false,
         };
         item.blobs = vec![Blob::new("print(1+1)\n"), Blob::new("{}")];
         item
@@ -164,6 +165,7 @@ impl Job {
             pinned_image: None,
             hash_seed: None,
             secrets: Vec::new(),
+            concurrency: None,
             tags: Default::default(),
             callback_url: None,
         }

@@ -154,6 +154,8 @@ struct Workshop {
     store: Store,
     journal: Journal,
     node_id: Uuid,
+    /// Job types whose image is here, as the other nodes know.
+    told_warm: Arc<Mutex<Vec<String>>>,
 }
 
 /// Images by reference, resolved once each, however many ask at the same time.
@@ -165,7 +167,19 @@ impl Builder {
         let (job_types, io) = (Arc::clone(&parts.job_types), parts.io.clone());
         let (store, journal, node_id) = (parts.store.clone(), parts.journal.clone(), parts.node_id);
         let builds = Arc::new(Builds::new(parts));
-        Self { workshop: Workshop { job_types, pool, images: Arc::default(), builds, store, journal, node_id }, io }
+        Self {
+            workshop: Workshop {
+                job_types,
+                pool,
+                images: Arc::default(),
+                builds,
+                store,
+                journal,
+                node_id,
+                told_warm: Arc::default(),
+            },
+            io,
+        }
     }
 
     /// Where the builds of this node are watched and ended.
@@ -318,6 +332,24 @@ impl Workshop {
                 Err(error) => tracing::warn!(error = %error, job_type = job_type.name, "no image to start ahead from"),
             }
         }
+        self.tell_warm().await;
+    }
+
+    /// Tells the other nodes of which job types the image is here.
+    async fn tell_warm(&self) {
+        let mut warm = Vec::new();
+        for Present { job_type, .. } in self.job_types.all() {
+            if self.image_exists(&job_type.name).await {
+                warm.push(job_type.name.clone());
+            }
+        }
+        let mut told = self.told_warm.lock().await;
+        if *told != warm {
+            match self.store.advertise_warm(self.node_id, &warm).await {
+                Ok(()) => *told = warm,
+                Err(error) => tracing::debug!(error = %error, "other nodes do not know yet which images are here"),
+            }
+        }
     }
 
     async fn build(&self, reference: &str, wish: Wish) -> Result<Wanted, Refusal> {
@@ -386,8 +418,13 @@ impl Handler<Prepare> for Builder {
 }
 
 impl Builder {
+    pub(super) fn desk(&self) -> Desk {
+        let Workshop { job_types, store, journal, node_id, .. } = self.workshop.clone();
+        Desk { job_types, store, journal, node_id }
+    }
+
     /// Runs on the I/O runtime; an answer that is lost is a failure.
-    fn answer<T: Send + 'static>(
+    pub(super) fn answer<T: Send + 'static>(
         &self,
         task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
     ) -> ResponseFuture<Result<T, Refusal>> {
@@ -420,8 +457,7 @@ impl Handler<Define> for Builder {
     type Result = ResponseFuture<Result<Defined, Refusal>>;
 
     fn handle(&mut self, Define { origin, job_type, is_new }: Define, _: &mut Self::Context) -> Self::Result {
-        let Workshop { job_types, store, journal, node_id, .. } = self.workshop.clone();
-        let desk = Desk { job_types, store, journal, node_id };
+        let desk = self.desk();
         self.answer(async move { desk.define(&origin, &job_type, is_new).await })
     }
 }

@@ -85,7 +85,7 @@ impl Desk {
     }
 
     /// Version and hash of a stream's newest event.
-    async fn head(&self, stream_id: Uuid) -> Result<(i32, Option<Digest>), crate::store::Error> {
+    pub(super) async fn head(&self, stream_id: Uuid) -> Result<(i32, Option<Digest>), crate::store::Error> {
         let mut head = (0, None);
         loop {
             let events = self.store.stream_events(stream_id, head.0, PAGE).await?;

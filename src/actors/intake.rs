@@ -4,7 +4,6 @@
 //! answers through its message's response.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -18,6 +17,7 @@ use super::custody::{self, Custody};
 use super::job_types::{JobTypes, NoSuchJobType, Present, Unresolved};
 use super::ledger::{self, Ledger, NewJob};
 use super::queue::{CancelHere, Queue};
+use super::room::Room;
 use super::submission::{FieldFault, Origin, Submission};
 use crate::config::Config;
 use crate::domain::{
@@ -200,13 +200,13 @@ pub struct Intake {
     doors: Doors,
     queue: Addr<Queue>,
     io: runtime::Handle,
-    /// Jobs in the queue as last counted, with those accepted since.
-    waiting: Arc<AtomicU64>,
+    room: Room,
 }
 
 impl Intake {
     pub fn new(doors: Doors, queue: Addr<Queue>, io: runtime::Handle) -> Self {
-        Self { doors, queue, io, waiting: Arc::default() }
+        let room = Room::new(doors.store.clone(), doors.config.max_queue_size);
+        Self { doors, queue, io, room }
     }
 
     fn answer<T: Send + 'static>(
@@ -221,15 +221,6 @@ impl Intake {
             }
         })
     }
-
-    fn refuse_when_full(&self, more: u64) -> Result<(), Refusal> {
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        if waiting + more > u64::from(self.doors.config.max_queue_size) {
-            return Err(Refusal::QueueFull { waiting, retry_after: Duration::from_secs(5) });
-        }
-        self.waiting.fetch_add(more, Ordering::Relaxed);
-        Ok(())
-    }
 }
 
 impl Actor for Intake {
@@ -238,12 +229,8 @@ impl Actor for Intake {
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(1024);
         context.run_interval(Duration::from_secs(1), |intake, _| {
-            let (store, waiting) = (intake.doors.store.clone(), Arc::clone(&intake.waiting));
-            intake.io.spawn(async move {
-                if let Ok(stats) = store.queue_stats().await {
-                    waiting.store(stats.pending, Ordering::Relaxed);
-                }
-            });
+            let room = intake.room.clone();
+            intake.io.spawn(async move { room.count().await });
         });
     }
 }
@@ -252,11 +239,9 @@ impl Handler<Submit> for Intake {
     type Result = ResponseFuture<Result<Accepted, Refusal>>;
 
     fn handle(&mut self, Submit { origin, submission }: Submit, _: &mut Self::Context) -> Self::Result {
-        if let Err(full) = self.refuse_when_full(1) {
-            return Box::pin(async { Err(full) });
-        }
-        let doors = self.doors.clone();
+        let (doors, room) = (self.doors.clone(), self.room.clone());
         self.answer(async move {
+            room.take(1).await?;
             let mut answers = doors.submit(&origin, vec![submission]).await;
             answers.pop().unwrap_or(Err(Refusal::Internal))
         })
@@ -267,11 +252,13 @@ impl Handler<SubmitBatch> for Intake {
     type Result = ResponseFuture<Vec<Result<Accepted, Refusal>>>;
 
     fn handle(&mut self, SubmitBatch { origin, submissions }: SubmitBatch, _: &mut Self::Context) -> Self::Result {
-        if let Err(full) = self.refuse_when_full(submissions.len() as u64) {
-            return Box::pin(async move { submissions.iter().map(|_| Err(full.clone())).collect() });
-        }
-        let (doors, count) = (self.doors.clone(), submissions.len());
-        let task = self.io.spawn(async move { doors.submit(&origin, submissions).await });
+        let (doors, room, count) = (self.doors.clone(), self.room.clone(), submissions.len());
+        let task = self.io.spawn(async move {
+            match room.take(submissions.len() as u64).await {
+                Ok(()) => doors.submit(&origin, submissions).await,
+                Err(full) => submissions.iter().map(|_| Err(full.clone())).collect(),
+            }
+        });
         Box::pin(async move {
             task.await.unwrap_or_else(|lost| (0..count).map(|_| Err(Refusal::internal(&lost))).collect())
         })
@@ -282,11 +269,11 @@ impl Handler<Repeat> for Intake {
     type Result = ResponseFuture<Result<Accepted, Refusal>>;
 
     fn handle(&mut self, Repeat { origin, execution_id, how }: Repeat, _: &mut Self::Context) -> Self::Result {
-        if let Err(full) = self.refuse_when_full(1) {
-            return Box::pin(async { Err(full) });
-        }
-        let doors = self.doors.clone();
-        self.answer(async move { doors.repeat(origin, execution_id, how).await })
+        let (doors, room) = (self.doors.clone(), self.room.clone());
+        self.answer(async move {
+            room.take(1).await?;
+            doors.repeat(origin, execution_id, how).await
+        })
     }
 }
 
@@ -336,7 +323,9 @@ impl Doors {
             return Err(Refusal::Invalid { faults });
         }
         let Present { job_type, mut environment, .. } = self.job_types.find(&submission.job_type).await?;
-        if let Some(refusal) = self.job_types.gpu_refusal(&job_type.name) {
+        if let Some(refusal) = self.job_types.gpu_refusal(&job_type.name)
+            && !self.store.is_runnable(&job_type.name).await?
+        {
             return Err(Refusal::field("job_type", format!("cannot run here: {refusal}")));
         }
         if !submission.requirements.is_empty() {
@@ -346,6 +335,7 @@ impl Doors {
             submission.idempotency_key.clone().map(|key| Idempotency { key, fingerprint: submission.fingerprint() });
         self.check_secrets(&origin.tenant, &submission.secrets).await?;
         let limits = self.job_types.limits(&job_type, submission.timeout, submission.startup_timeout);
+        let concurrency = submission.concurrency();
         let given = self.given_files(&origin.tenant, &submission.files).await?;
         let mut blobs = vec![
             store::Blob::new(Bytes::copy_from_slice(submission.code.as_bytes())),
@@ -375,6 +365,7 @@ impl Doors {
             tags: submission.tags,
             callback_url: submission.callback_url,
             secrets: submission.secrets,
+            concurrency,
         };
         Ok(NewJob { execution_id: Uuid::now_v7(), submitted, blobs })
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::config::{Config, JobType};
 use crate::domain::{Digest, HostRule, Recipe, Reference, Version};
 use crate::engine::{self, Engine, build};
-use crate::store::{self, Store, StoredRecipe};
+use crate::store::{self, JobTypeRule, Store, StoredRecipe};
 
 /// Versions of before that are kept in mind.
 const REMEMBERED: usize = 1_000;
@@ -25,6 +25,8 @@ pub struct JobTypes {
     archives: Mutex<HashMap<String, Result<Bytes, String>>>,
     /// Recipes of other versions, by `name@sha256:<12 hex>`.
     remembered: Mutex<HashMap<String, Environment>>,
+    /// What job types demand, as this node has told the others.
+    told: Mutex<BTreeMap<String, JobTypeRule>>,
 }
 
 /// Where a job type comes from.
@@ -110,6 +112,7 @@ impl JobTypes {
             bases: Mutex::default(),
             archives: Mutex::default(),
             remembered: Mutex::default(),
+            told: Mutex::default(),
         };
         job_types.refresh().await?;
         Ok(job_types)
@@ -149,7 +152,23 @@ impl JobTypes {
             }
             entries.insert(name, entry);
         }
+        self.tell_rules(entries.values().map(|entry| rule(&entry.job_type)).collect()).await?;
         *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(entries);
+        Ok(())
+    }
+
+    /// Puts in force what was not in force when this node last looked. What another node, with another
+    /// configuration, has said since is left alone.
+    async fn tell_rules(&self, rules: Vec<JobTypeRule>) -> Result<(), store::Error> {
+        let new: Vec<_> = {
+            let told = lock(&self.told);
+            rules.into_iter().filter(|rule| told.get(&rule.job_type) != Some(rule)).collect()
+        };
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.store.put_job_type_rules(&new).await?;
+        lock(&self.told).extend(new.into_iter().map(|rule| (rule.job_type.clone(), rule)));
         Ok(())
     }
 
@@ -408,6 +427,16 @@ fn read(stored: &StoredRecipe) -> Result<Environment, store::Error> {
     let recipe = serde_json::from_str(&stored.recipe).map_err(|error| unreadable(error.to_string()))?;
     let digest = stored.digest.parse().map_err(|error| unreadable(format!("{error}")))?;
     Ok(Environment { name: stored.job_type.clone(), digest, recipe: Arc::new(recipe) })
+}
+
+fn rule(job_type: &JobType) -> JobTypeRule {
+    JobTypeRule {
+        job_type: job_type.name.clone(),
+        concurrency: job_type.concurrency,
+        runtime: job_type.placement.runtime.clone(),
+        labels: job_type.placement.labels.clone(),
+        gpu: job_type.gpu.request().map(|gpu| gpu.vendor.as_str().to_owned()),
+    }
 }
 
 fn recipe(job_type: &JobType, base_digest: Option<String>, shared_code: Option<Digest>) -> Recipe {

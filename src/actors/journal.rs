@@ -88,19 +88,7 @@ impl Journal {
     pub async fn append(&self, event: impl Into<Event>) -> Result<bool, ledger::Error> {
         // Held until it is appended: the next event must name this one.
         let mut head = self.head.lock().await;
-        let (version, head_hash) = *head;
-        let envelope = Envelope {
-            event_id: Uuid::now_v7(),
-            stream_id: self.stream_id,
-            version: version + 1,
-            recorded_at: self.clock.now(),
-            correlation_id: self.correlation_id.clone(),
-            event: event.into(),
-        };
-        let mut append =
-            store::Append::events(self.stream_id, self.kind, store::new_events([(&envelope, self.speaker.as_str())])?);
-        append.expected_version = version;
-        append.prev_hash = head_hash;
+        let append = self.draft(event.into(), *head)?;
         let mut outcome = self.appender.send(Append(vec![append])).await.map_err(|_| ledger::Error::Stopped)?;
         let outcome = outcome.pop().unwrap_or(Err(ledger::Error::Overloaded))?;
         if let Outcome::Appended(appended) | Outcome::Duplicate(appended) = outcome {
@@ -108,5 +96,21 @@ impl Journal {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// An event that follows a head of the stream, not yet appended.
+    pub(super) fn draft(&self, event: Event, head: (i32, Option<Digest>)) -> Result<store::Append, store::Error> {
+        let envelope = Envelope {
+            event_id: Uuid::now_v7(),
+            stream_id: self.stream_id,
+            version: head.0 + 1,
+            recorded_at: self.clock.now(),
+            correlation_id: self.correlation_id.clone(),
+            event,
+        };
+        let events = store::new_events([(&envelope, self.speaker.as_str())])?;
+        let mut append = store::Append::events(self.stream_id, self.kind, events);
+        (append.expected_version, append.prev_hash) = head;
+        Ok(append)
     }
 }

@@ -306,6 +306,7 @@ fn effects(events: &[(Envelope, Arc<str>)], record: &ExecutionRecord) -> (QueueC
                     job_type: submitted.job_type.clone(),
                     priority: submitted.priority,
                     not_before: submitted.not_before,
+                    is_keyed: submitted.concurrency.is_some(),
                 };
             }
             Event::LeaseExpired(_) | Event::RetryScheduled(_) => {
@@ -337,6 +338,8 @@ fn effects(events: &[(Envelope, Arc<str>)], record: &ExecutionRecord) -> (QueueC
             | Event::BuildSucceeded(_)
             | Event::BuildFailed(_)
             | Event::JobTypeDefined(_)
+            | Event::JobTypePaused(_)
+            | Event::JobTypeResumed(_)
             | Event::NodeStarted(_)
             | Event::NodeDraining(_)
             | Event::NodeStopped(_)

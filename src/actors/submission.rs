@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::domain::{
-    Digest, FileSource, JsonObject, MAX_SECRETS, Requirement, SecretUse, canonical_json_digest, secret_name_fault,
+    ConcurrencyKey, Digest, FileSource, JsonObject, MAX_SECRETS, Requirement, SecretUse, canonical_json_digest,
+    secret_name_fault,
 };
 
 /// Of a submission that names none.
@@ -70,7 +71,14 @@ pub struct Submission {
     pub callback_url: Option<String>,
     pub tags: BTreeMap<String, String>,
     pub secrets: Vec<SecretUse>,
+    /// Of the tenant's jobs with this key, [`Submission::concurrency_limit`] run at the same time.
+    pub concurrency_key: Option<String>,
+    /// 1 where there is a key and no limit.
+    pub concurrency_limit: Option<u32>,
 }
+
+/// Of a key. More than any installation runs at the same time.
+const MAX_CONCURRENCY: u32 = 100_000;
 
 impl Submission {
     /// A job of the default type with nothing but code.
@@ -90,6 +98,8 @@ impl Submission {
             callback_url: None,
             tags: BTreeMap::new(),
             secrets: Vec::new(),
+            concurrency_key: None,
+            concurrency_limit: None,
         }
     }
 
@@ -113,7 +123,16 @@ impl Submission {
         if !self.secrets.is_empty() {
             asked["secrets"] = json!(self.secrets);
         }
+        if let Some(concurrency) = self.concurrency() {
+            asked["concurrency"] = json!(concurrency);
+        }
         canonical_json_digest(&asked)
+    }
+
+    /// The key that it shares with others.
+    pub fn concurrency(&self) -> Option<ConcurrencyKey> {
+        let key = self.concurrency_key.clone()?;
+        Some(ConcurrencyKey { key, limit: self.concurrency_limit.unwrap_or(1) })
     }
 
     /// All that is wrong with it, by field; nothing when it may be submitted.
@@ -126,6 +145,7 @@ impl Submission {
         self.check_files(config, &mut faults);
         self.check_words(&mut faults);
         self.check_secrets(&mut faults);
+        self.check_concurrency(&mut faults);
         faults.0
     }
 
@@ -207,6 +227,25 @@ impl Submission {
             }
             if !names.insert(name) {
                 faults.add("secrets", format!("{name:.64?} is named twice"));
+            }
+        }
+    }
+
+    fn check_concurrency(&self, faults: &mut Faults) {
+        if let Some(key) = &self.concurrency_key {
+            if !(1..=128).contains(&key.chars().count()) {
+                faults.add("concurrency_key", "must have from 1 to 128 characters");
+            }
+            if key.contains(char::is_control) {
+                faults.add("concurrency_key", "must not contain control characters");
+            }
+        }
+        if let Some(limit) = self.concurrency_limit {
+            if !(1..=MAX_CONCURRENCY).contains(&limit) {
+                faults.add("concurrency_limit", format!("must be from 1 to {MAX_CONCURRENCY}"));
+            }
+            if self.concurrency_key.is_none() {
+                faults.add("concurrency_limit", "limits the jobs of a concurrency_key, which is missing");
             }
         }
     }

@@ -29,8 +29,9 @@ use super::vault::Vault;
 use super::waiters::Waiters;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::domain::{NodeDraining, NodeStarted, NodeStopped, RetryPolicy};
+use crate::domain::{GpuDevices, GpuRequest, GpuVendor, NodeDraining, NodeStarted, NodeStopped, RetryPolicy};
 use crate::egress::Network;
+use crate::engine::Engine;
 use crate::engine::pool::Pool;
 use crate::store;
 use crate::store::audit::SigningKey;
@@ -87,7 +88,13 @@ impl Node {
         let slots = config.max_workers;
         {
             let (store, version) = (store.clone(), env!("CARGO_PKG_VERSION"));
-            run(&io, async move { store.register_node(node_id, slots, version).await }).await?;
+            let (settings, advert) = (claim_settings(&config), advert(&config, pool.engine().as_ref()));
+            let registered = async move {
+                store.put_claim_settings(&settings).await?;
+                store.register_node(node_id, slots, version).await?;
+                store.advertise(node_id, &advert).await
+            };
+            run(&io, registered).await?;
         }
         let waiters = Arc::<Waiters>::default();
         let live_output = Arc::<LiveOutput>::default();
@@ -265,6 +272,31 @@ impl Node {
 
     async fn running(&self) -> u32 {
         self.queue.send(GetStats).await.map(|stats| stats.running).unwrap_or_default()
+    }
+}
+
+/// What claims go by, as this node is configured; the node that started last decides.
+fn claim_settings(config: &Config) -> store::ClaimSettings {
+    store::ClaimSettings {
+        ageing: config.queue.ageing,
+        warm_grace: config.queue.warm_grace,
+        dead_after: config.leases.dead_after,
+        tenant_limit: config.concurrency.default_tenant,
+        tenant_limits: config.concurrency.tenants.clone(),
+    }
+}
+
+fn advert(config: &Config, engine: &dyn Engine) -> store::Advert {
+    let gives = |vendor: &GpuVendor| {
+        let one = GpuRequest { vendor: *vendor, devices: GpuDevices::Count(1) };
+        engine.gpu_refusal(&one).is_none()
+    };
+    let gpus = [GpuVendor::Nvidia, GpuVendor::Amd].into_iter().filter(gives);
+    store::Advert {
+        engine: engine.kind().as_str().to_owned(),
+        runtime: engine.runtime().to_owned(),
+        labels: config.node.labels.clone(),
+        gpus: gpus.map(|vendor| vendor.as_str().to_owned()).collect(),
     }
 }
 

@@ -10,6 +10,7 @@ use super::builds;
 use super::caller::{Admin, Caller, Read};
 use super::jobs::NoFields;
 use super::params::Params;
+use super::pauses;
 use super::problem::{Kind, Problem};
 use super::sse;
 use crate::actors::builder::{Build, Define, ImageExists};
@@ -30,6 +31,8 @@ struct View<'a> {
     /// `configuration`, or `api` with the number of its definition.
     source: &'static str,
     revision: Option<i32>,
+    /// Since when no job of it starts, by whom and why.
+    paused: Value,
 }
 
 async fn view(app: &App, present: &Present) -> Result<Value, Problem> {
@@ -44,6 +47,7 @@ async fn view(app: &App, present: &Present) -> Result<Value, Problem> {
         job_type: &present.job_type,
         source,
         revision,
+        paused: pauses::shown(&app.read(|store| async move { store.pauses().await }).await?, &present.job_type.name),
     };
     serde_json::to_value(view).map_err(|error| Problem::defect(&error))
 }

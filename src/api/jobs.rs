@@ -21,6 +21,7 @@ use super::view::{self, Extent, Moments, View};
 use crate::actors::intake::{self, Accepted, How, Repeat};
 use crate::actors::submission::Origin;
 use crate::domain::{ExecutionRecord, JobState, Status};
+use crate::store::Hindrance;
 
 /// The longest a request may wait for a job's end, seconds.
 const MAX_WAIT: f64 = 600.0;
@@ -155,8 +156,11 @@ pub async fn status(
     params.done()?;
     let record = app.record(&caller, id).await?;
     let moments = Moments::of(&record);
+    let hindrance = hindrance(&app, &record).await?;
     Ok(HttpResponse::Ok().json(json!({
         "job_id": id,
+        "waits_for": hindrance.map(Hindrance::as_str),
+        "message": hindrance.map(|hindrance| hindered(hindrance, &record)),
         "status": record.status(),
         "created_at": record.created_at,
         "started_at": moments.started_at,
@@ -187,10 +191,15 @@ pub async fn result(
         return Err(not_yet(&app, &record, timeout));
     }
     let queue_position = queue_position(&app, &record).await?;
+    let hindrance = hindrance(&app, &record).await?;
+    let message = match hindrance {
+        Some(hindrance) => hindered(hindrance, &record),
+        None => message(&record, queue_position),
+    };
     Ok(HttpResponse::Ok().json(json!({
         "job_id": id,
         "status": record.status(),
-        "message": message(&record, queue_position),
+        "message": message,
         "queue_position": queue_position,
     })))
 }
@@ -213,6 +222,29 @@ async fn queue_position(app: &App, record: &ExecutionRecord) -> Result<Option<u6
     match record.state {
         JobState::Queued { .. } => app.read(move |store| async move { store.queue_position(id).await }).await,
         JobState::Dequeued { .. } | JobState::Running { .. } | JobState::Ended { .. } => Ok(None),
+    }
+}
+
+async fn hindrance(app: &App, record: &ExecutionRecord) -> Result<Option<Hindrance>, Problem> {
+    let id = record.execution_id;
+    match record.state {
+        JobState::Queued { .. } => app.read(move |store| async move { store.hindrance(id).await }).await,
+        JobState::Dequeued { .. } | JobState::Running { .. } | JobState::Ended { .. } => Ok(None),
+    }
+}
+
+/// What has to change before the job is started.
+fn hindered(hindrance: Hindrance, record: &ExecutionRecord) -> String {
+    let job_type = &record.submitted.job_type;
+    match hindrance {
+        Hindrance::Paused => format!("the job waits: job type {job_type:?}, or every job type, is paused"),
+        Hindrance::NoNode => format!(
+            "no node that lives can run the job: job type {job_type:?} asks for a GPU or a placement that none has; \
+             GET /nodes shows what they have"
+        ),
+        Hindrance::TenantLimit => "the job waits: as many jobs of its tenant run as may".to_owned(),
+        Hindrance::JobTypeLimit => format!("the job waits: as many jobs of type {job_type:?} run as may"),
+        Hindrance::KeyLimit => "the job waits: as many jobs with its concurrency_key run as may".to_owned(),
     }
 }
 

@@ -20,11 +20,14 @@ pub struct Figures {
     pub max_workers: u32,
     pub max_queue_size: u32,
     pub draining: bool,
+    /// Job types of which no job starts; `*` stands for all.
+    pub paused: Vec<String>,
     pub warm_pool: PoolStats,
 }
 
 pub async fn figures(app: &App) -> Result<Figures, Problem> {
     let queue = app.read(|store| async move { store.queue_stats().await }).await?;
+    let pauses = app.read(|store| async move { store.pauses().await }).await?;
     let slots = app.queue.send(GetStats).await?;
     Ok(Figures {
         pending: queue.pending,
@@ -32,6 +35,7 @@ pub async fn figures(app: &App) -> Result<Figures, Problem> {
         max_workers: slots.slots,
         max_queue_size: app.config.max_queue_size,
         draining: slots.draining,
+        paused: pauses.into_iter().filter(|pause| pause.is_paused).map(|pause| pause.job_type).collect(),
         warm_pool: app.health.look().await.pool,
     })
 }

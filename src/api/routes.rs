@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::problem::{Kind, Problem};
 use super::{
-    artifacts, audit, builds, dlq, events, executions, health, images, job_types, jobs, lineage, metrics, openapi,
-    output, pool, replay, secrets, shred,
+    artifacts, audit, builds, dlq, events, executions, health, images, job_types, jobs, lineage, metrics, nodes,
+    openapi, output, pauses, pool, replay, secrets, shred,
 };
 
 /// A path with its methods. A method that is not here is answered 405, with those that are.
@@ -97,6 +97,9 @@ pub fn paths() -> Vec<Path> {
         Path::at("/job-types").get(job_types::list).post(job_types::create),
         Path::at("/job-types/{name}").get(job_types::get).on(Method::PUT, job_types::change),
         Path::at("/job-types/{name}/versions").get(job_types::versions),
+        Path::at("/job-types/{name}/pause").post(pauses::pause),
+        Path::at("/job-types/{name}/resume").post(pauses::resume),
+        Path::at("/nodes").get(nodes::list),
         Path::at("/job-types/{name}/build").post(job_types::build),
         Path::at("/secrets").get(secrets::list),
         Path::at("/secrets/{name}").on(Method::PUT, secrets::set).on(Method::DELETE, secrets::remove),

@@ -44,6 +44,8 @@ pub struct SubmitBody {
     callback_url: Option<Box<RawValue>>,
     #[serde(deserialize_with = "raw")]
     secrets: Option<Box<RawValue>>,
+    concurrency_key: Option<String>,
+    concurrency_limit: Option<u32>,
 }
 
 /// A raw value of its own accord would take `null` for a value.
@@ -247,6 +249,8 @@ impl SubmitBody {
             files,
             callback_url: None,
             secrets,
+            concurrency_key: self.concurrency_key,
+            concurrency_limit: self.concurrency_limit,
             tags: self.tags.unwrap_or_default().0.into_iter().collect(),
         })
     }
@@ -273,7 +277,8 @@ mod tests {
     fn nulls_are_absent_and_defaults_stand_for_them() {
         let nulls = r#"{"code": "x", "input_data": null, "timeout": null, "startup_timeout": null, "job_type": null,
             "requirements": null, "idempotency_key": null, "priority": null, "not_before": null, "max_attempts": null,
-            "files": null, "tags": null, "callback_url": null, "secrets": null}"#;
+            "files": null, "tags": null, "callback_url": null, "secrets": null,
+            "concurrency_key": null, "concurrency_limit": null}"#;
         let from_nulls = submission(nulls).unwrap();
         assert_eq!(from_nulls.fingerprint(), Submission::of_code("x").fingerprint());
         assert_eq!(submission(r#"{"code":"x"}"#).unwrap().fingerprint(), from_nulls.fingerprint());

@@ -229,6 +229,8 @@ fn gist(event: &Event) -> String {
         | Event::BuildSucceeded(_)
         | Event::BuildFailed(_)
         | Event::JobTypeDefined(_)
+        | Event::JobTypePaused(_)
+        | Event::JobTypeResumed(_)
         | Event::NodeStarted(_)
         | Event::NodeDraining(_)
         | Event::NodeStopped(_)

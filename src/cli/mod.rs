@@ -16,6 +16,8 @@ mod history;
 mod images;
 mod key_file;
 mod lineage;
+mod nodes;
+mod pause;
 mod progress_line;
 mod projections;
 mod replay;
@@ -65,9 +67,12 @@ enum Command {
     History(history::Args),
     Images(images::Args),
     Lineage(lineage::Args),
+    Nodes(nodes::Args),
+    Pause(pause::Args),
     Projections(projections::Args),
     Replay(replay::Args),
     Rerun(rerun::Args),
+    Resume(pause::ResumeArgs),
     Secrets(secrets::Args),
     Submit(submit::Args),
     Validate(validate::Args),
@@ -120,9 +125,12 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         Command::History(args) => history::run(args, &mut context),
         Command::Images(args) => images::run(args, &mut context),
         Command::Lineage(args) => lineage::run(args, &mut context),
+        Command::Nodes(args) => nodes::run(args, &mut context),
+        Command::Pause(args) => pause::run(args, &mut context),
         Command::Projections(args) => projections::run(args, &mut context),
         Command::Replay(args) => replay::run(args, &mut context),
         Command::Rerun(args) => rerun::run(args, &mut context),
+        Command::Resume(args) => pause::run_resume(args, &mut context),
         Command::Secrets(args) => secrets::run(args, &mut context),
         Command::Submit(args) => submit::run(args, &mut context),
         Command::Validate(args) => validate::run(args, &mut context),

@@ -44,6 +44,12 @@ pub(super) struct Args {
     /// 0 to 9; 9 runs first
     #[arg(long)]
     priority: Option<i16>,
+    /// Of your jobs with the same key, --concurrency-limit run at the same time
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
+    /// Without it, one
+    #[arg(long, value_name = "JOBS", requires = "concurrency_key")]
+    concurrency_limit: Option<u32>,
     /// Wait for the job's end and print its record
     #[arg(long)]
     wait: bool,
@@ -69,6 +75,8 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
         timeout: args.timeout,
         idempotency_key: args.idempotency_key,
         priority: args.priority,
+        concurrency_key: args.concurrency_key,
+        concurrency_limit: args.concurrency_limit,
     };
     let client = args.server.connect(context)?;
     let accepted = client.post("/jobs", Some(serde_json::to_string(&body)?), Duration::from_secs(60))?;
@@ -100,6 +108,10 @@ struct Body {
     timeout: Option<f64>,
     idempotency_key: Option<String>,
     priority: Option<i16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency_limit: Option<u32>,
 }
 
 fn read_json(path: &Path) -> Result<Box<RawValue>> {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::bounds::Bounds;
 use super::check_reach::{check_gpu, check_network};
+use super::concurrency::check_placement;
 use super::error::Error;
 use super::job_type::JobType;
 use super::pip::is_absolute_or_empty;
@@ -50,6 +51,7 @@ impl Config {
         self.check_engines(&mut bounds);
         self.check_limits(&mut bounds);
         self.check_queue(&mut bounds);
+        self.check_concurrency(&mut bounds);
         self.check_audit(&mut bounds);
         self.check_retention(&mut bounds);
         self.check_build(&mut bounds);
@@ -332,6 +334,7 @@ pub(super) fn check_job_type(bounds: &mut Bounds, at: &str, job_type: &JobType, 
     if let Some(concurrency) = job_type.concurrency {
         bounds.number(&key("concurrency"), concurrency, 1, 1_024);
     }
+    check_placement(bounds, &key("placement"), &job_type.placement);
     bounds.number(&key("image_retention.keep_versions"), job_type.image_retention.keep_versions, 1, 1_000);
     bounds.number(&key("image_retention.keep_days"), job_type.image_retention.keep_days, 0, 36_500);
     bounds.count(&key("replay.normalise"), job_type.replay.normalise.len(), 32);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::concurrency::Placement;
 use super::decode;
 use super::retention::RetentionOverride;
 use super::secret::Secret;
@@ -51,8 +52,10 @@ pub struct JobType {
     pub pool: Option<PoolOverride>,
     /// Instead of the general number of attempts.
     pub retry: Option<RetryOverride>,
-    /// Jobs of this type that run at the same time on a node; absent means as many as workers.
+    /// Jobs of this type that run at the same time, on all nodes together; absent means no limit.
     pub concurrency: Option<u32>,
+    /// Which nodes may run jobs of this type.
+    pub placement: Placement,
     pub replay: Replay,
     /// Instead of the general times for which records and bytes are kept.
     pub retention: Option<RetentionOverride>,
@@ -199,6 +202,7 @@ impl Default for JobType {
             pool: None,
             retry: None,
             concurrency: None,
+            placement: Placement::default(),
             replay: Replay::default(),
             retention: None,
             image_retention: VersionRetention::default(),

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::concurrency::Placement;
 use super::job_type::{Gpu, JobType, PoolOverride, RetryOverride};
 use super::retention::RetentionOverride;
 use super::settings::{ApiKey, Config};
@@ -31,6 +32,7 @@ impl Shape {
             pool: Some(PoolOverride::default()),
             retry: Some(RetryOverride::default()),
             retention: Some(RetentionOverride::default()),
+            placement: Placement { runtime: Some(String::new()), ..Placement::default() },
             ..JobType::default()
         }))
     }

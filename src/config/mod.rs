@@ -11,6 +11,7 @@ mod bounds;
 mod build;
 mod check;
 mod check_reach;
+mod concurrency;
 mod decode;
 mod document;
 mod error;
@@ -25,6 +26,7 @@ mod sources;
 mod units;
 
 pub use build::Build;
+pub use concurrency::{Concurrency, Node, Placement};
 pub use error::{Error, Issue};
 pub use job_type::{Gpu, JobType, Network, Normalise, Pattern, PoolOverride, Replay, RetryOverride, VersionRetention};
 pub use pip::Pip;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::build::Build;
+use super::concurrency::{Concurrency, Node};
 use super::job_type::{self, JobType};
 use super::retention::Retention;
 use super::secret::{DatabaseUrl, Secret};
@@ -51,6 +52,8 @@ pub struct Config {
     pub limits: Limits,
     pub container_limits: ContainerLimits,
     pub queue: Queue,
+    pub concurrency: Concurrency,
+    pub node: Node,
     pub leases: Leases,
     pub retry: Retry,
     pub retention: Retention,
@@ -86,6 +89,8 @@ impl Default for Config {
             limits: Limits::default(),
             container_limits: ContainerLimits::default(),
             queue: Queue::default(),
+            concurrency: Concurrency::default(),
+            node: Node::default(),
             leases: Leases::default(),
             retry: Retry::default(),
             retention: Retention::default(),
@@ -372,11 +377,22 @@ pub struct Queue {
     /// How often to look when nothing wakes the queue.
     #[serde(with = "seconds")]
     pub poll_interval: Duration,
+    /// So much waiting counts as one priority more; 0: none does.
+    #[serde(with = "seconds")]
+    pub ageing: Duration,
+    /// How long a node without a job type's image leaves its jobs to those that have it.
+    #[serde(with = "seconds")]
+    pub warm_grace: Duration,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { claim_batch: 16, poll_interval: Duration::from_secs(1) }
+        Self {
+            claim_batch: 16,
+            poll_interval: Duration::from_secs(1),
+            ageing: Duration::from_secs(60),
+            warm_grace: Duration::from_secs(1),
+        }
     }
 }
 

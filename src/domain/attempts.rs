@@ -67,6 +67,8 @@ impl Attempt {
                 | Event::BuildSucceeded(_)
                 | Event::BuildFailed(_)
                 | Event::JobTypeDefined(_)
+                | Event::JobTypePaused(_)
+                | Event::JobTypeResumed(_)
                 | Event::NodeStarted(_)
                 | Event::NodeDraining(_)
                 | Event::NodeStopped(_)

@@ -47,7 +47,7 @@ macro_rules! catalog {
 }
 
 catalog! {
-    JobSubmitted: 1 2 3;
+    JobSubmitted: 1 2 3 4;
     JobRejected: 1;
     JobDequeued: 1;
     ExecutionStarted: 1 2;
@@ -70,6 +70,8 @@ catalog! {
     BuildSucceeded: 1;
     BuildFailed: 1;
     JobTypeDefined: 1;
+    JobTypePaused: 1;
+    JobTypeResumed: 1;
     NodeStarted: 1;
     NodeDraining: 1;
     NodeStopped: 1;

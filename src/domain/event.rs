@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::egress_observed::EgressObserved;
 use super::job::{Failure, Idempotency, InputFile, JobLimits, Observed, Parent, Phase, Sandbox};
+use super::pause::{JobTypePaused, JobTypeResumed};
 use super::secret::{SecretRemoved, SecretSet, SecretUse, SecretsDelivered};
 use super::upkeep::{ExecutionExpired, LogArchived, PayloadShredded, RetentionApplied, TenantShredded};
 use super::{Digest, ErrorType};
@@ -104,6 +105,8 @@ events! {
     BuildSucceeded,
     BuildFailed,
     JobTypeDefined,
+    JobTypePaused,
+    JobTypeResumed,
     NodeStarted,
     NodeDraining,
     NodeStopped,
@@ -156,6 +159,17 @@ pub struct JobSubmitted {
     /// The tenant's secrets that the code gets, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretUse>,
+    /// Bounds how many jobs of the tenant with the same key run at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<ConcurrencyKey>,
+}
+
+/// A name that jobs of a tenant share, and how many of them may run when this one starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConcurrencyKey {
+    pub key: String,
+    /// With this one.
+    pub limit: u32,
 }
 
 /// An image to run on, and the engine and runtime to run it with.

@@ -396,6 +396,8 @@ impl ExecutionRecord {
             | Event::BuildSucceeded(_)
             | Event::BuildFailed(_)
             | Event::JobTypeDefined(_)
+            | Event::JobTypePaused(_)
+            | Event::JobTypeResumed(_)
             | Event::NodeStarted(_)
             | Event::NodeDraining(_)
             | Event::NodeStopped(_)

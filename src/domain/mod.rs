@@ -21,6 +21,7 @@ mod job;
 mod json_text;
 mod normaliser;
 pub mod outcome;
+mod pause;
 mod recipe;
 mod redactor;
 mod requirement;
@@ -38,7 +39,7 @@ pub use digest::{Digest, NotADigest, canonical_json, canonical_json_digest};
 pub use egress_observed::{EgressObserved, EgressRefusal, EgressRefused, HostTraffic};
 pub use error_type::ErrorType;
 pub use event::{
-    BuildFailed, BuildRequested, BuildStarted, BuildSucceeded, CancelRequested, DeadLetterDiscarded,
+    BuildFailed, BuildRequested, BuildStarted, BuildSucceeded, CancelRequested, ConcurrencyKey, DeadLetterDiscarded,
     DeadLetterRequeued, Difference, Event, EventKind, ExecutionCancelled, ExecutionFailed, ExecutionOutOfMemory,
     ExecutionStarted, ExecutionSucceeded, ExecutionTimedOut, JobDeadLettered, JobDequeued, JobRejected, JobSubmitted,
     JobTypeDefined, LeaseExpired, NodeDraining, NodeStarted, NodeStopped, Part, PinnedImage, RefusalCause,
@@ -53,6 +54,7 @@ pub use job::{
 };
 pub use json_text::{JsonObject, JsonTextError, MAX_DEPTH};
 pub use normaliser::{Normaliser, NotARule};
+pub use pause::{JobTypePaused, JobTypeResumed};
 pub use recipe::{Recipe, Reference, Version};
 pub use redactor::{RedactedStream, Redactor};
 pub use requirement::{NotARequirement, Requirement};

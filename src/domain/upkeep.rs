@@ -88,6 +88,8 @@ impl Event {
             | Self::NodeDraining(_)
             | Self::NodeStopped(_)
             | Self::JobTypeDefined(_)
+            | Self::JobTypePaused(_)
+            | Self::JobTypeResumed(_)
             | Self::SecretsDelivered(_)
             | Self::EgressObserved(_)
             | Self::SecretSet(_)

@@ -134,6 +134,8 @@ pub enum QueueChange {
         /// 0 to 9; 9 is claimed first.
         priority: i16,
         not_before: Option<DateTime<Utc>>,
+        /// Whether the appended `JobSubmitted` names a concurrency key, which the row then has.
+        is_keyed: bool,
     },
     /// Nobody's again, at the end of its priority, after `attempt` attempts.
     Release {

@@ -297,11 +297,12 @@ impl<'a> QueueRow<'a> {
         };
         Some(match change {
             QueueChange::None => return None,
-            QueueChange::Enqueue { tenant, job_type, priority, not_before } => Self {
+            QueueChange::Enqueue { tenant, job_type, priority, not_before, is_keyed } => Self {
                 tenant: Some(tenant),
                 job_type: Some(job_type),
                 priority: Some(*priority),
-                ..row(1, *not_before, Some(0))
+                // Below 0, the row takes its key from the event.
+                ..row(1, *not_before, Some(-i32::from(*is_keyed)))
             },
             QueueChange::Release { not_before, attempt } => row(2, *not_before, Some(count(*attempt))),
             QueueChange::Remove => row(3, None, None),

@@ -1,5 +1,7 @@
 //! The only writer of the event log.
 
+use sqlx::postgres::PgConnection;
+
 use super::append::{Append, Appended, Outcome};
 use super::batch::{self, Prepared};
 use super::database::Store;
@@ -51,6 +53,18 @@ impl Store {
         }
         let mut outcomes = self.append_prepared(&prepared).await.into_iter();
         results.into_iter().filter_map(|result| result.or_else(|| outcomes.next())).collect()
+    }
+
+    /// Appends one item in a transaction of the caller's, which holds the log's lock from then on.
+    pub(super) async fn append_within(&self, transaction: &mut PgConnection, item: Append) -> Result<Outcome, Error> {
+        let mut items = vec![item];
+        self.close_payloads(&mut items).await?;
+        let items = items.into_iter().map(Prepared::new).collect::<Result<Vec<_>, _>>()?;
+        let rows =
+            batch::statement(self.node(), &items)?.fetch_all(transaction).await.map_err(Error::during(APPEND))?;
+        let only = rows.into_iter().zip(&items).next();
+        let (row, item) = only.ok_or_else(|| Error::corrupt("events", "batch", "outcomes", 0))?;
+        outcome(row, item)
     }
 
     /// Halves a refused batch, earlier half first, until single items remain.

@@ -103,6 +103,8 @@ struct QueueRow {
     job_type: String,
     lease: Option<i64>,
     node_id: Option<Uuid>,
+    limit_key: Option<String>,
+    limit_size: Option<i32>,
 }
 
 /// A stream to its end, or to the event at which it makes no sense any more.
@@ -309,7 +311,8 @@ async fn kept(snapshot: &mut PgConnection, part: Part) -> Result<HashMap<Uuid, K
         its.letter = Some(letter);
     }
     let queue = format!(
-        "SELECT execution_id, attempts, priority, cancel_requested, tenant, job_type, lease, node_id \
+        "SELECT execution_id, attempts, priority, cancel_requested, tenant, job_type, lease, node_id, \
+                limit_key, limit_size \
            FROM queue WHERE {within}"
     );
     let rows: Vec<QueueRow> = sqlx::query_as(AssertSqlSafe(queue)).fetch_all(snapshot).await.map_err(run)?;
@@ -394,6 +397,11 @@ fn compare_queue(record: &ExecutionRecord, row: Option<&QueueRow>) -> Vec<String
     let submitted = &record.submitted;
     if (&row.tenant, &row.job_type, row.priority) != (&submitted.tenant, &submitted.job_type, submitted.priority) {
         found.push("the queue has it with another tenant, job type or priority than its submission".to_owned());
+    }
+    let limit = row.limit_key.as_deref().zip(row.limit_size.map(i64::from));
+    let wanted = submitted.concurrency.as_ref().map(|wanted| (wanted.key.as_str(), i64::from(wanted.limit)));
+    if limit != wanted {
+        found.push("the queue has it with another concurrency key or limit than its submission".to_owned());
     }
     found
 }

@@ -1,5 +1,6 @@
 //! The nodes that share the database, and their signs of life.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -21,6 +22,29 @@ pub struct Node {
     pub version: String,
     /// `running`, `draining` or `stopped`.
     pub state: String,
+    /// `docker`, `native` or `scripted`; empty for one of an older program.
+    pub engine: String,
+    /// `runc`, `runsc`, `namespaces`.
+    pub runtime: String,
+    #[sqlx(json)]
+    pub labels: BTreeMap<String, String>,
+    /// Vendors of GPUs that its sandboxes can have.
+    pub gpus: Vec<String>,
+    /// Job types whose present image it has.
+    pub warm: Vec<String>,
+}
+
+/// A node as the others see it.
+#[derive(Debug, Clone, PartialEq, FromRow)]
+pub struct Member {
+    #[sqlx(flatten)]
+    pub node: Node,
+    /// Seconds since its last heartbeat.
+    pub silent_s: f64,
+    /// It said nothing for so long that its jobs are taken from it.
+    pub is_dead: bool,
+    /// Jobs that it holds.
+    pub claimed: i64,
 }
 
 /// Whether a node takes work.
@@ -97,6 +121,40 @@ impl Store {
             .fetch_all(self.pool())
             .await
             .map_err(Error::during("list nodes"))
+    }
+
+    /// The nodes that gave a sign of life within a day, by the database's clock, the latest first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn fleet(&self) -> Result<Vec<Member>, Error> {
+        sqlx::query_as(
+            "SELECT n.*, extract(epoch FROM clock_timestamp() - n.heartbeat_at)::float8 AS silent_s, \
+                    n.state <> 'stopped' AND n.heartbeat_at < clock_timestamp() - make_interval(secs => s.dead_after) \
+                        AS is_dead, \
+                    (SELECT count(*) FROM queue q WHERE q.lease IS NOT NULL AND q.node_id = n.node_id) AS claimed \
+               FROM nodes n, claim_settings s WHERE n.heartbeat_at > clock_timestamp() - interval '1 day' \
+              ORDER BY n.heartbeat_at DESC",
+        )
+        .fetch_all(self.pool())
+        .await
+        .map_err(Error::during("list nodes"))
+    }
+
+    /// Whether a node that lives has what a job type asks for.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn is_runnable(&self, job_type: &str) -> Result<bool, Error> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM nodes n CROSS JOIN claim_settings s LEFT JOIN job_type_rules u ON u.job_type = $1 \
+                 WHERE n.state = 'running' AND n.heartbeat_at > clock_timestamp() - make_interval(secs => s.dead_after) \
+                   AND (u.job_type IS NULL OR is_fit(n, u)))",
+        )
+        .bind(job_type)
+        .fetch_one(self.pool())
+        .await
+        .map_err(Error::during("look for a node that fits"))
     }
 
     /// The nodes that gave a sign of life within `dead_after`, by the database's clock.

@@ -45,12 +45,39 @@ pub struct QueueStats {
     pub running: u64,
 }
 
+/// What keeps a waiting job from being claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hindrance {
+    /// Its job type, or all of them.
+    Paused,
+    /// No node that lives has what its job type asks for.
+    NoNode,
+    TenantLimit,
+    JobTypeLimit,
+    KeyLimit,
+}
+
+impl Hindrance {
+    const ALL: [Self; 5] = [Self::Paused, Self::NoNode, Self::TenantLimit, Self::JobTypeLimit, Self::KeyLimit];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::NoNode => "no_node",
+            Self::TenantLimit => "tenant_limit",
+            Self::JobTypeLimit => "job_type_limit",
+            Self::KeyLimit => "key_limit",
+        }
+    }
+}
+
 type ClaimRow =
     (Option<Uuid>, Option<i64>, Option<i32>, Option<i16>, Option<String>, Option<String>, Option<bool>, Vec<i64>);
 
 impl Store {
-    /// Claims up to `limit` jobs for a node: the most urgent first, of these the longest in the
-    /// queue. No other node can claim them until they are released. Durable when it returns.
+    /// Claims up to `limit` jobs for a node: the most urgent first, of these those of the tenant with
+    /// the fewest at work, of these the longest in the queue; none that a limit, a pause or its
+    /// placement keeps from running now on this node. No other node can claim them until they are released. Durable when it returns.
     ///
     /// # Errors
     /// [`Error::Refused`] for a node that is not registered as running; [`Error::Unavailable`].
@@ -195,6 +222,37 @@ impl Store {
         .await
         .map_err(Error::during("read queue position"))?;
         Ok(position.map(i64::unsigned_abs))
+    }
+
+    /// What keeps a job that waits from being claimed; `None` when nothing but its turn does, or when it
+    /// does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn hindrance(&self, execution_id: Uuid) -> Result<Option<Hindrance>, Error> {
+        let found: Option<Option<String>> = sqlx::query_scalar(
+            "SELECT CASE \
+                 WHEN EXISTS (SELECT FROM job_type_pauses p WHERE p.is_paused AND p.job_type IN (q.job_type, '*')) \
+                     THEN 'paused' \
+                 WHEN NOT EXISTS (SELECT FROM nodes n WHERE n.state = 'running' \
+                         AND n.heartbeat_at > clock_timestamp() - make_interval(secs => s.dead_after) \
+                         AND (u.job_type IS NULL OR is_fit(n, u))) THEN 'no_node' \
+                 WHEN q.not_before > clock_timestamp() THEN NULL \
+                 WHEN is_full(q.tenant, jsonb_build_object(q.tenant, (SELECT count(*) FROM queue o \
+                          WHERE o.lease IS NOT NULL AND o.tenant = q.tenant)), s) THEN 'tenant_limit' \
+                 WHEN u.concurrency <= (SELECT count(*) FROM queue o \
+                          WHERE o.lease IS NOT NULL AND o.job_type = q.job_type) THEN 'job_type_limit' \
+                 WHEN q.limit_size <= (SELECT count(*) FROM queue o WHERE o.lease IS NOT NULL \
+                          AND o.tenant = q.tenant AND o.limit_key = q.limit_key) THEN 'key_limit' \
+             END \
+               FROM queue q CROSS JOIN claim_settings s LEFT JOIN job_type_rules u ON u.job_type = q.job_type \
+              WHERE q.execution_id = $1 AND q.lease IS NULL",
+        )
+        .bind(execution_id)
+        .fetch_optional(self.pool())
+        .await
+        .map_err(Error::during("look what hinders a job"))?;
+        Ok(found.flatten().and_then(|name| Hindrance::ALL.into_iter().find(|hindrance| hindrance.as_str() == name)))
     }
 
     /// How much work waits and runs.

@@ -63,6 +63,8 @@ const PARTS: &[(&str, &str, &[&str])] = &[
             "LogFilter",
             "DeadLetterFilter",
             "DeadLetterRow",
+            "Hindrance",
+            "Pause",
             "audit",
         ],
     ),

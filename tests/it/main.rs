@@ -23,6 +23,7 @@ mod leftovers;
 mod lifecycle;
 mod native;
 mod past;
+mod queueing;
 mod retention;
 mod secrets;
 mod shredding;

@@ -36,11 +36,15 @@ pub struct Rules {
     pub reaps: bool,
     /// A node gives back the claims it holds and does not know of.
     pub reconciles: bool,
+    /// So many jobs may be at work at the same time.
+    pub limit: Option<usize>,
+    /// A claim looks at how many are.
+    pub counts: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { checks_version: true, checks_lease: true, reaps: true, reconciles: true }
+        Self { checks_version: true, checks_lease: true, reaps: true, reconciles: true, limit: None, counts: true }
     }
 }
 
@@ -263,6 +267,22 @@ fn every_job_has_one_end_whatever_happens_to_its_nodes() {
     for kind in ["LeaseExpired", "RetryScheduled", "JobDeadLettered", "CancelRequested", "ExecutionCancelled"] {
         assert!(seen.get(kind).is_some_and(|count| *count > SCHEDULES / 20), "{seen:?}");
     }
+}
+
+#[test]
+fn no_more_jobs_than_the_limit_are_ever_at_work_and_all_of_them_end() {
+    let limited = Rules { limit: Some(2), ..Rules::default() };
+    let mut most = 0;
+    for seed in 0..SCHEDULES / 4 {
+        let mut simulation = Simulation::new(seed, limited);
+        let faults = simulation.run();
+        assert!(faults.is_empty(), "seed {seed}: {faults:#?}");
+        most = most.max(simulation.database.most_at_work);
+    }
+    assert_eq!(most, 2);
+    let careless = Rules { counts: false, ..limited };
+    let found = (0..SCHEDULES / 4).flat_map(|seed| Simulation::new(seed, careless).run());
+    assert!(found.into_iter().any(|fault| fault.contains("are at work")), "nothing came of {careless:?}");
 }
 
 #[test]

@@ -131,6 +131,7 @@ pub fn job() -> JobSubmitted {
         pinned_image: None,
         hash_seed: None,
         secrets: Vec::new(),
+        concurrency: None,
         tags: Default::default(),
         callback_url: None,
     }

@@ -150,12 +150,13 @@ pub fn submitted() -> impl Strategy<Value = JobSubmitted> {
             option::of(text()),
             any::<u64>(),
             vec(secret, 0..3),
+            option::of((text(), 1..=u32::MAX)),
         ),
     )
         .prop_map(|(what, when, more)| {
             let (tenant, job_type, code, files, input_artifacts, requirements) = what;
             let (priority, not_before, max_attempts, idempotency, client_ip, parent) = when;
-            let (pinned_image, hash_seed, tags, callback_url, timeout_ms, secrets) = more;
+            let (pinned_image, hash_seed, tags, callback_url, timeout_ms, secrets, concurrency) = more;
             let mut submitted = job();
             submitted.limits.timeout_ms = timeout_ms;
             JobSubmitted {
@@ -176,6 +177,7 @@ pub fn submitted() -> impl Strategy<Value = JobSubmitted> {
                 tags,
                 callback_url,
                 secrets,
+                concurrency: concurrency.map(|(key, limit)| ConcurrencyKey { key, limit }),
                 ..submitted
             }
         })
@@ -291,6 +293,10 @@ pub fn event() -> BoxedStrategy<Event> {
         1 => (text(), digest(), text(), text(), text()).prop_map(|(name, definition, python_version, requirement, by)| {
             JobTypeDefined { name, definition, python_version, requirements: vec![requirement], by }.into()
         }),
+        1 => (text(), text(), option::of(text()))
+            .prop_map(|(job_type, by, reason)| JobTypePaused { job_type, by, reason }.into()),
+        1 => (text(), text(), option::of(text()))
+            .prop_map(|(job_type, by, reason)| JobTypeResumed { job_type, by, reason }.into()),
         1 => (text(), any::<u32>(), text()).prop_map(|(version, slots, runtime)| {
             NodeStarted { version, slots, engine: "native".to_owned(), runtime }.into()
         }),

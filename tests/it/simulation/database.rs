@@ -47,6 +47,8 @@ pub struct Database {
     /// Everything that must never happen and did.
     pub violations: Vec<String>,
     pub answers: BTreeMap<Answer, u64>,
+    /// As the log has it, at the same time.
+    pub most_at_work: usize,
     last_lease: i64,
     last_id: u128,
 }
@@ -137,6 +139,13 @@ impl Database {
             self.streams.entry(append.stream).or_default().push(envelope.clone());
         }
         self.records.extend(record.map(|record| (append.stream, record)));
+        let is_at_work =
+            |record: &&ExecutionRecord| matches!(record.state, JobState::Dequeued { .. } | JobState::Running { .. });
+        let at_work = self.records.values().filter(is_at_work).count();
+        self.most_at_work = self.most_at_work.max(at_work);
+        if self.rules.limit.is_some_and(|limit| at_work > limit) {
+            self.violations.push(format!("{at_work} jobs are at work"));
+        }
     }
 
     fn release(&mut self, stream: Uuid, not_before: u64) {
@@ -147,6 +156,10 @@ impl Database {
 
     /// The oldest job that is due and nobody's, under a new lease.
     pub fn claim(&mut self, node: NodeId, now: u64) -> Option<(Uuid, i64)> {
+        let held = self.rows.values().filter(|row| row.held.is_some()).count();
+        if self.rules.counts && self.rules.limit.is_some_and(|limit| held >= limit) {
+            return None;
+        }
         let (stream, row) = self.rows.iter_mut().find(|(_, row)| row.held.is_none() && row.not_before <= now)?;
         self.last_lease += 1;
         row.held = Some((self.last_lease, node));

@@ -52,6 +52,7 @@ async fn each_violation_is_found_and_named_and_nothing_else_is() {
         ("UPDATE queue SET lease = 77 WHERE execution_id = $1", running, "under lease 77"),
         ("UPDATE queue SET cancel_requested = true WHERE execution_id = $1", running, "whether it is to be cancelled"),
         ("UPDATE queue SET attempts = 3 WHERE execution_id = $1", queued, "counts 3 attempts"),
+        ("UPDATE queue SET limit_key = 'k', limit_size = 1 WHERE execution_id = $1", queued, "another concurrency key"),
         ("UPDATE queue SET priority = 9 WHERE execution_id = $1", running, "another tenant, job type or priority"),
         (
             "INSERT INTO dead_letters (execution_id, created_at, retry_count, tenant, job_type, error_type, \

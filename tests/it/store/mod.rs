@@ -4,6 +4,7 @@ mod append;
 mod archive;
 mod audit;
 mod invariants;
+mod limits;
 mod log;
 mod partitions;
 mod queue;
@@ -48,7 +49,13 @@ fn row(status: &str) -> RecordRow {
 }
 
 fn enqueue(priority: i16) -> QueueChange {
-    QueueChange::Enqueue { tenant: "default".into(), job_type: "default".into(), priority, not_before: None }
+    QueueChange::Enqueue {
+        tenant: "default".into(),
+        job_type: "default".into(),
+        priority,
+        not_before: None,
+        is_keyed: false,
+    }
 }
 
 /// The first append of an execution, with a payload that no fold will read.

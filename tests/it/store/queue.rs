@@ -128,6 +128,7 @@ async fn a_delayed_job_is_not_claimed_before_its_time() {
         job_type: "default".into(),
         priority: 5,
         not_before: Some(not_before),
+        is_keyed: false,
     };
     appended(db.store.append(item).await.unwrap());
     let ready = submit_at(&db, 5).await;

@@ -49,6 +49,7 @@ pub(super) fn job(tenant: &str, job_type: &str, parent: Option<Uuid>) -> JobSubm
         pinned_image: None,
         hash_seed: None,
         secrets: Vec::new(),
+        concurrency: None,
         tags: Default::default(),
         callback_url: None,
     }
@@ -98,6 +99,7 @@ pub(super) async fn submit_job(db: &Db, submitted: JobSubmitted) -> Stored {
         job_type: submitted.job_type.clone(),
         priority: submitted.priority,
         not_before: None,
+        is_keyed: submitted.concurrency.is_some(),
     };
     let command = Command::SubmitJob(Box::new(submitted));
     carry_out(db, Uuid::now_v7(), None, vec![command], (enqueue, DeadLetterChange::None)).await
