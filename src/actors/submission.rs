@@ -7,10 +7,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::config::Config;
 use crate::domain::{
-    Digest, FileSource, JsonObject, MAX_SECRETS, Requirement, SecretUse, canonical_json_digest, secret_name_fault,
+    AfterPolicy, Digest, FileSource, JsonObject, MAX_AFTER, MAX_SECRETS, Requirement, SecretUse, canonical_json_digest,
+    secret_name_fault,
 };
 
 /// Of a submission that names none.
@@ -70,6 +72,9 @@ pub struct Submission {
     pub callback_url: Option<String>,
     pub tags: BTreeMap<String, String>,
     pub secrets: Vec<SecretUse>,
+    /// Executions that must end first, each once.
+    pub after: Vec<Uuid>,
+    pub after_policy: AfterPolicy,
 }
 
 impl Submission {
@@ -90,6 +95,8 @@ impl Submission {
             callback_url: None,
             tags: BTreeMap::new(),
             secrets: Vec::new(),
+            after: Vec::new(),
+            after_policy: AfterPolicy::Succeeded,
         }
     }
 
@@ -113,6 +120,10 @@ impl Submission {
         if !self.secrets.is_empty() {
             asked["secrets"] = json!(self.secrets);
         }
+        if !self.after.is_empty() {
+            asked["after"] = json!(self.after);
+            asked["after_policy"] = json!(self.after_policy);
+        }
         canonical_json_digest(&asked)
     }
 
@@ -126,6 +137,9 @@ impl Submission {
         self.check_files(config, &mut faults);
         self.check_words(&mut faults);
         self.check_secrets(&mut faults);
+        if self.after.len() > MAX_AFTER {
+            faults.add("after", format!("must be at most {MAX_AFTER} executions"));
+        }
         faults.0
     }
 

@@ -20,6 +20,7 @@ mod progress_line;
 mod projections;
 mod replay;
 mod rerun;
+mod schedules;
 mod secret_key;
 mod secrets;
 pub mod server;
@@ -68,6 +69,7 @@ enum Command {
     Projections(projections::Args),
     Replay(replay::Args),
     Rerun(rerun::Args),
+    Schedules(schedules::Args),
     Secrets(secrets::Args),
     Submit(submit::Args),
     Validate(validate::Args),
@@ -123,6 +125,7 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         Command::Projections(args) => projections::run(args, &mut context),
         Command::Replay(args) => replay::run(args, &mut context),
         Command::Rerun(args) => rerun::run(args, &mut context),
+        Command::Schedules(args) => schedules::run(args, &mut context),
         Command::Secrets(args) => secrets::run(args, &mut context),
         Command::Submit(args) => submit::run(args, &mut context),
         Command::Validate(args) => validate::run(args, &mut context),

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::build::Build;
 use super::job_type::{self, JobType};
 use super::retention::Retention;
+use super::retry::Retry;
+use super::schedules::Schedules;
 use super::secret::{DatabaseUrl, Secret};
 use super::units::{bytes, seconds};
 
@@ -53,6 +55,7 @@ pub struct Config {
     pub queue: Queue,
     pub leases: Leases,
     pub retry: Retry,
+    pub schedules: Schedules,
     pub retention: Retention,
     pub audit: Audit,
     pub secrets: Secrets,
@@ -88,6 +91,7 @@ impl Default for Config {
             queue: Queue::default(),
             leases: Leases::default(),
             retry: Retry::default(),
+            schedules: Schedules::default(),
             retention: Retention::default(),
             audit: Audit::default(),
             secrets: Secrets::default(),
@@ -393,24 +397,6 @@ pub struct Leases {
 impl Default for Leases {
     fn default() -> Self {
         Self { heartbeat: Duration::from_secs(2), dead_after: Duration::from_secs(10) }
-    }
-}
-
-/// Attempts after failures that are not the job's own doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Retry {
-    pub max_attempts: u32,
-    /// Before the second attempt; doubled before each further one.
-    #[serde(with = "seconds")]
-    pub base_delay: Duration,
-    #[serde(with = "seconds")]
-    pub max_delay: Duration,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self { max_attempts: 3, base_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) }
     }
 }
 

@@ -70,6 +70,7 @@ impl NativeEngine {
             return Err(Error::Unavailable {
                 engine: "native",
                 message: format!("no cgroup limits {}", missing.join(", ")),
+                retry_after: None,
             });
         }
         let in_runtime_dir =
@@ -390,5 +391,5 @@ fn explain(error: &Error) -> String {
 }
 
 pub(super) fn unavailable(message: String) -> Error {
-    Error::Unavailable { engine: "native", message }
+    Error::Unavailable { engine: "native", message, retry_after: None }
 }
