@@ -3,11 +3,16 @@
 import importlib.util
 import json
 import os
+import re
+import ssl
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 
 TOO_LARGE = 75
+BUSY = 69
 
 
 def size_of(folder):
@@ -19,6 +24,29 @@ def size_of(folder):
             except OSError:
                 pass
     return total
+
+
+def asked_to_wait(wanted, ca):
+    """What an index that answers 429 or 503 wants, as it says it ("" for nothing); None without one.
+
+    pip waits as it is asked, gives up, and says only that it found nothing: so it is asked once more.
+    """
+    urls = [] if wanted["no_index"] else [wanted["index_url"] or "https://pypi.org/simple", *wanted["extra_index_urls"]]
+    names = [re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in wanted["requirements"][:1]]
+    proxy = {"http": wanted["proxy"], "https": wanted["proxy"]} if wanted["proxy"] else {}
+    trust = ssl.create_default_context(cafile=ca if wanted["ca"] else None)
+    ask = urllib.request.build_opener(urllib.request.ProxyHandler(proxy), urllib.request.HTTPSHandler(context=trust))
+    for url in urls:
+        for name in names:
+            try:
+                ask.open(f"{url.rstrip('/')}/{name.lower()}/", timeout=20).close()
+            except urllib.error.HTTPError as error:
+                if error.code in (429, 503):
+                    after = error.headers.get("Retry-After", "").strip()
+                    return after if after.isdecimal() else ""
+            except (OSError, ValueError):
+                pass
+    return None
 
 
 def main():
@@ -85,6 +113,10 @@ def main():
     if too_large:
         print("the packages are larger than the limit", file=sys.stderr)
         sys.exit(TOO_LARGE)
+    asked = asked_to_wait(wanted, os.path.join(folder, "ca.pem")) if code != 0 else None
+    if asked is not None:
+        print(f"an index has no time; retry-after: {asked}", flush=True)
+        sys.exit(BUSY)
     sys.exit(code if code >= 0 else 128 - code)
 
 

@@ -54,7 +54,7 @@ pub(super) enum Stuck {
     /// The job is not this claimant's any more, or the node ends: nothing may be appended.
     Gone(ledger::Error),
     /// The attempt failed by the service's fault.
-    Failed { error: Failure, retryable: bool },
+    Failed { error: Failure, retryable: bool, retry_after: Option<Duration> },
     /// It ended before any code ran.
     Ended(Box<Ending>),
     /// What a replay needs cannot be had.
@@ -143,8 +143,8 @@ impl Attempt<'_> {
         match stuck {
             Stuck::Gone(error) => Err(error),
             Stuck::Ended(ending) => self.finish(tracked, egress, *ending, Vec::new()).await,
-            Stuck::Failed { error, retryable } => {
-                let retry = if retryable { self.retry_time(&tracked) } else { Retry::Never };
+            Stuck::Failed { error, retryable, retry_after } => {
+                let retry = if retryable { self.retry_time(&tracked, retry_after) } else { Retry::Never };
                 let fail = Command::FailAttempt { lease, error, retry };
                 self.commit(tracked, egress.into_iter().chain([fail]).collect()).await
             }
@@ -316,7 +316,7 @@ impl Attempt<'_> {
             delay = (delay * 2).min(Duration::from_secs(2));
         }
         let lease = self.claim.lease;
-        let finish = Command::Finish { lease, ending: Box::new(ending.clone()) };
+        let finish = self.end_command(&tracked.record, &ending);
         let mut commands: Vec<_> = egress.into_iter().chain([finish]).collect();
         if let Some(original_id) = replay::original(&tracked.record) {
             let brought = large.iter().chain(&small);
@@ -352,10 +352,13 @@ impl Attempt<'_> {
         match answer {
             Ok(Ok(spec)) => Ok(spec),
             Ok(Err(Unprepared::NotAsPinned { cause, reason })) => Err(Stuck::ReplayRefused { cause, reason }),
-            Ok(Err(Unprepared::Failed { error, retryable })) => Err(Stuck::Failed { error, retryable }),
+            Ok(Err(Unprepared::Failed { error, retryable, retry_after })) => {
+                Err(Stuck::Failed { error, retryable, retry_after })
+            }
             Err(closed) => Err(Stuck::Failed {
                 error: Failure::of_service(ErrorType::InternalError, Phase::Startup, &closed.to_string()),
                 retryable: true,
+                retry_after: None,
             }),
         }
     }
@@ -378,7 +381,7 @@ impl Attempt<'_> {
                     return Stuck::ReplayRefused { cause: RefusalCause::BlobGone, reason };
                 }
                 let error = Failure::of_service(ErrorType::InternalError, Phase::Startup, &reason);
-                Stuck::Failed { error, retryable: false }
+                Stuck::Failed { error, retryable: false, retry_after: None }
             })
         };
         Ok(JobBytes {
@@ -414,8 +417,8 @@ impl Attempt<'_> {
         tracked.record.cancel_requested.is_some() || self.stop.cancel.is_cancelled()
     }
 
-    fn retry_time(&self, tracked: &Tracked) -> Retry {
-        let delay = self.bench.retry.delay(tracked.record.attempt, rand::random(), None);
+    fn retry_time(&self, tracked: &Tracked, asked: Option<Duration>) -> Retry {
+        let delay = self.bench.retry.delay(tracked.record.attempt, rand::random(), asked);
         Retry::At { not_before: self.bench.clock.now() + delay, delay_ms: delay.as_millis() as u64 }
     }
 }
@@ -433,7 +436,7 @@ fn stuck_starting(error: engine::Error, spec: &SandboxSpec, record: &ExecutionRe
         }),
         engine::Error::Startup(fault) if fault.kind == FaultKind::StartupFailed && !spec.preload.is_empty() => {
             let error = Failure::of_service(ErrorType::DependencyError, Phase::Startup, &fault.message);
-            Stuck::Failed { error, retryable: false }
+            Stuck::Failed { error, retryable: false, retry_after: None }
         }
         error => infrastructure(&error, Phase::Startup),
     }
@@ -471,5 +474,6 @@ fn infrastructure(error: &engine::Error, phase: Phase) -> Stuck {
         | engine::Error::System { .. } => ErrorType::InternalError,
     };
     tracing::warn!(error = %error, "an attempt failed by the service's fault");
-    Stuck::Failed { error: Failure::of_service(error_type, phase, &error.to_string()), retryable: true }
+    let retry_after = error.retry_after();
+    Stuck::Failed { error: Failure::of_service(error_type, phase, &error.to_string()), retryable: true, retry_after }
 }

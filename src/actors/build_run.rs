@@ -101,6 +101,7 @@ impl BuildRun {
             message: "the build was lost".to_owned(),
             log_tail: String::new(),
             retryable: true,
+            retry_after: None,
         };
         self.lock().outcome.clone().unwrap_or_else(|| Err(lost()))
     }

@@ -38,13 +38,12 @@ pub struct Prepare {
 #[derive(Debug, Clone)]
 pub enum Unprepared {
     /// What a replay ran on cannot be had here.
-    NotAsPinned {
-        cause: RefusalCause,
-        reason: String,
-    },
+    NotAsPinned { cause: RefusalCause, reason: String },
     Failed {
         error: Failure,
         retryable: bool,
+        /// What the engine or a registry asked to be waited.
+        retry_after: Option<Duration>,
     },
 }
 
@@ -130,6 +129,8 @@ pub enum Refusal {
         log_tail: String,
         /// The same may work later, or on another node.
         retryable: bool,
+        /// How much later, where somebody said so.
+        retry_after: Option<Duration>,
     },
     #[error("job type {name:?} exists already; change it with PUT /job-types/{name}")]
     Exists { name: String },
@@ -247,17 +248,20 @@ impl Workshop {
         if environment.recipe.is_plain() {
             return self.plain_image(environment).await.map_err(|error| {
                 let is_outage = matches!(error, engine::Error::Unavailable { .. });
-                unprepared(ErrorType::DockerError, &error.to_string(), is_outage)
+                unprepared(ErrorType::DockerError, &error.to_string(), is_outage).after(error.retry_after())
             });
         }
         self.builds.image(environment).await.map_err(|refusal| {
-            let (error_type, retryable, tail) = match &refusal {
-                Refusal::Failed { retryable, log_tail, .. } => {
-                    (ErrorType::DependencyError, *retryable, log_tail.as_str())
+            let (error_type, retryable, tail, retry_after) = match &refusal {
+                Refusal::Failed { retryable, log_tail, retry_after, .. } => {
+                    // What may work later is not the fault of what is wanted.
+                    let error_type =
+                        if *retryable { ErrorType::ServiceUnavailable } else { ErrorType::DependencyError };
+                    (error_type, *retryable, log_tail.as_str(), *retry_after)
                 }
-                _ => (ErrorType::ConfigError, false, ""),
+                _ => (ErrorType::ConfigError, false, "", None),
             };
-            unprepared(error_type, format!("{refusal}\n{tail}").trim_end(), retryable)
+            unprepared(error_type, format!("{refusal}\n{tail}").trim_end(), retryable).after(retry_after)
         })
     }
 
@@ -290,7 +294,9 @@ impl Workshop {
             return Err(refused(RefusalCause::RuntimeMissing, reason));
         }
         let gone = |error: engine::Error| match error {
-            engine::Error::Unavailable { .. } => unprepared(ErrorType::ServiceUnavailable, &error.to_string(), true),
+            engine::Error::Unavailable { retry_after, .. } => {
+                unprepared(ErrorType::ServiceUnavailable, &error.to_string(), true).after(retry_after)
+            }
             error => refused(RefusalCause::ImageGone, domain::scrub(&error.to_string())),
         };
         let Some(digest) = &pinned.digest else {
@@ -360,7 +366,8 @@ impl Workshop {
         };
         if let Some(refusal) = self.job_types.gpu_refusal(&environment.name) {
             let job_type = environment.name.clone();
-            return Err(Refusal::Failed { job_type, message: refusal, log_tail: String::new(), retryable: false });
+            let (log_tail, retryable, retry_after) = (String::new(), false, None);
+            return Err(Refusal::Failed { job_type, message: refusal, log_tail, retryable, retry_after });
         }
         if !environment.recipe.is_plain() {
             return self.builds.wanted(&environment, wish).await;
@@ -382,7 +389,18 @@ impl Workshop {
 }
 
 fn unprepared(error_type: ErrorType, message: &str, retryable: bool) -> Unprepared {
-    Unprepared::Failed { error: Failure::of_service(error_type, Phase::Startup, message), retryable }
+    let error = Failure::of_service(error_type, Phase::Startup, message);
+    Unprepared::Failed { error, retryable, retry_after: None }
+}
+
+impl Unprepared {
+    /// The same, with what was asked to be waited.
+    fn after(mut self, asked: Option<Duration>) -> Self {
+        if let Self::Failed { retry_after, .. } = &mut self {
+            *retry_after = asked;
+        }
+        self
+    }
 }
 
 impl Actor for Builder {

@@ -359,7 +359,7 @@ pub enum Wanted {
 impl Refusal {
     pub(super) fn of(job_type: &str, message: &str) -> Self {
         let (job_type, message) = (job_type.to_owned(), domain::scrub(message));
-        Self::Failed { job_type, message, log_tail: String::new(), retryable: true }
+        Self::Failed { job_type, message, log_tail: String::new(), retryable: true, retry_after: None }
     }
 
     pub(super) fn of_store(job_type: &str, error: &store::Error) -> Self {
@@ -375,6 +375,10 @@ impl Refusal {
             BuildError::Engine(error) => matches!(error, engine::Error::Unavailable { .. }),
         };
         let (job_type, message) = (job_type.to_owned(), domain::scrub(&error.to_string()));
-        Self::Failed { job_type, message, log_tail, retryable }
+        let retry_after = match error {
+            BuildError::Engine(error) => error.retry_after(),
+            _ => None,
+        };
+        Self::Failed { job_type, message, log_tail, retryable, retry_after }
     }
 }

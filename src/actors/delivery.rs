@@ -21,7 +21,7 @@ impl Attempt<'_> {
             Some(_) => Stuck::ReplayRefused { cause: RefusalCause::SecretGone, reason },
             None => {
                 let error = Failure::of_service(ErrorType::ConfigError, Phase::Startup, &reason);
-                Stuck::Failed { error, retryable: false }
+                Stuck::Failed { error, retryable: false, retry_after: None }
             }
         };
         let opened = loop {

@@ -21,8 +21,8 @@ use super::room::Room;
 use super::submission::{FieldFault, Origin, Submission};
 use crate::config::Config;
 use crate::domain::{
-    Command, Digest, Idempotency, InputFile, JobLimits, JobSubmitted, RefusalCause, Rejection, SecretUse, Status,
-    canonical_json_digest,
+    Command, DependenciesDeclared, Digest, Idempotency, InputFile, JobLimits, JobSubmitted, RefusalCause, Rejection,
+    SecretUse, Status, canonical_json_digest,
 };
 use crate::store;
 
@@ -116,6 +116,14 @@ pub enum Refusal {
     /// The refusal is in the original's stream.
     #[error("execution {execution_id} cannot be replayed: {reason}")]
     ReplayRefused { execution_id: Uuid, cause: RefusalCause, reason: String },
+    #[error("schedule {name:?} does not exist")]
+    NoSchedule { name: String },
+    #[error("schedule {name:?} exists already; change it with PUT /schedules/{name}")]
+    ScheduleExists { name: String },
+    #[error("schedule {name:?} was changed by somebody else at the same time; look at it and try again")]
+    ScheduleRaced { name: String },
+    #[error("a tenant may have {most} schedules; remove one, or raise schedules.max_per_tenant")]
+    TooManySchedules { most: u64 },
     #[error("secret {name} is not set; set it with PUT /secrets/{name}")]
     NoSecret { name: String },
     #[error("{}", super::custody::Error::NoKey)]
@@ -157,7 +165,7 @@ impl Refusal {
     }
 
     /// One field that is wrong; `message` continues a sentence that begins with its name.
-    fn field(field: &str, message: String) -> Self {
+    pub(super) fn field(field: &str, message: String) -> Self {
         Self::Invalid { faults: vec![FieldFault { field: field.to_owned(), message, is_size: false }] }
     }
 
@@ -197,10 +205,10 @@ pub struct Doors {
 }
 
 pub struct Intake {
-    doors: Doors,
+    pub(super) doors: Doors,
     queue: Addr<Queue>,
     io: runtime::Handle,
-    room: Room,
+    pub(super) room: Room,
 }
 
 impl Intake {
@@ -209,7 +217,7 @@ impl Intake {
         Self { doors, queue, io, room }
     }
 
-    fn answer<T: Send + 'static>(
+    pub(super) fn answer<T: Send + 'static>(
         &self,
         task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
     ) -> ResponseFuture<Result<T, Refusal>> {
@@ -317,7 +325,7 @@ impl Doors {
         self.enter_all(prepared, &origin.correlation_id).await
     }
 
-    async fn prepare(&self, origin: &Origin, submission: Submission) -> Result<NewJob, Refusal> {
+    pub(super) async fn prepare(&self, origin: &Origin, submission: Submission) -> Result<NewJob, Refusal> {
         let faults = submission.faults(&self.config);
         if !faults.is_empty() {
             return Err(Refusal::Invalid { faults });
@@ -337,6 +345,7 @@ impl Doors {
         let limits = self.job_types.limits(&job_type, submission.timeout, submission.startup_timeout);
         let concurrency = submission.concurrency();
         let given = self.given_files(&origin.tenant, &submission.files).await?;
+        let besides: Vec<_> = self.declared(&origin.tenant, &submission).await?.into_iter().collect();
         let mut blobs = vec![
             store::Blob::new(Bytes::copy_from_slice(submission.code.as_bytes())),
             store::Blob::new(Bytes::copy_from_slice(submission.input.text().as_bytes())),
@@ -367,7 +376,22 @@ impl Doors {
             secrets: submission.secrets,
             concurrency,
         };
-        Ok(NewJob { execution_id: Uuid::now_v7(), submitted, blobs })
+        Ok(NewJob { execution_id: Uuid::now_v7(), submitted, blobs, besides })
+    }
+
+    /// What it waits for, if all of that is the tenant's own.
+    async fn declared(&self, tenant: &str, submission: &Submission) -> Result<Option<Command>, Refusal> {
+        let (after, policy) = (submission.after.clone(), submission.after_policy);
+        if after.is_empty() {
+            return Ok(None);
+        }
+        let records = self.store.records(&after).await?;
+        let known = records.iter().filter(|stored| stored.record.submitted.tenant == tenant);
+        let known: Vec<_> = known.map(|stored| stored.record.execution_id).collect();
+        match after.iter().find(|id| !known.contains(id)) {
+            Some(unknown) => Err(Refusal::field("after", format!("names execution {unknown}, which does not exist"))),
+            None => Ok(Some(Command::DeclareDependencies(DependenciesDeclared { after, policy }))),
+        }
     }
 
     async fn check_secrets(&self, tenant: &str, wanted: &[SecretUse]) -> Result<(), Refusal> {
@@ -406,7 +430,7 @@ impl Doors {
         blobs: Vec<store::Blob>,
         correlation_id: &str,
     ) -> Result<Accepted, Refusal> {
-        let job = NewJob { execution_id: Uuid::now_v7(), submitted, blobs };
+        let job = NewJob { execution_id: Uuid::now_v7(), submitted, blobs, besides: Vec::new() };
         self.enter_all(vec![Ok(job)], correlation_id).await.pop().unwrap_or(Err(Refusal::Internal))
     }
 

@@ -30,6 +30,8 @@ pub struct NewJob {
     pub execution_id: Uuid,
     pub submitted: JobSubmitted,
     pub blobs: Vec<store::Blob>,
+    /// What else is said of it from its beginning, in the same append.
+    pub besides: Vec<Command>,
 }
 
 /// What goes into the log together with the events.
@@ -158,7 +160,7 @@ impl Ledger {
     }
 
     fn draft(&self, job: NewJob, correlation_id: &str) -> Result<(store::Append, ExecutionRecord), Error> {
-        let NewJob { execution_id, submitted, blobs } = job;
+        let NewJob { execution_id, submitted, blobs, besides } = job;
         let idempotency = submitted.idempotency.clone().map(|idempotency| store::Idempotency {
             tenant: submitted.tenant.clone(),
             key: idempotency.key,
@@ -166,6 +168,9 @@ impl Ledger {
         });
         let mut draft = Draft::new(execution_id, None);
         self.decide_into(&mut draft, Command::SubmitJob(Box::new(submitted)), correlation_id)?;
+        for command in besides {
+            self.decide_into(&mut draft, command, correlation_id)?;
+        }
         let (mut append, record) = draft.finish(Enclosed { lease: None, blobs })?;
         append.idempotency = idempotency;
         Ok((append, record))
@@ -309,7 +314,12 @@ fn effects(events: &[(Envelope, Arc<str>)], record: &ExecutionRecord) -> (QueueC
                     is_keyed: submitted.concurrency.is_some(),
                 };
             }
-            Event::LeaseExpired(_) | Event::RetryScheduled(_) => {
+            Event::DependenciesDeclared(_) => {
+                if let QueueChange::Enqueue { not_before, .. } = &mut queue {
+                    *not_before = Some(store::held_back());
+                }
+            }
+            Event::LeaseExpired(_) | Event::RetryScheduled(_) | Event::DependenciesMet(_) => {
                 let not_before = match &record.state {
                     JobState::Queued { not_before } => *not_before,
                     JobState::Dequeued { .. } | JobState::Running { .. } | JobState::Ended { .. } => None,
@@ -330,6 +340,14 @@ fn effects(events: &[(Envelope, Arc<str>)], record: &ExecutionRecord) -> (QueueC
             Event::JobDequeued(_)
             | Event::ExecutionStarted(_)
             | Event::JobRejected(_)
+            | Event::JobScheduled(_)
+            | Event::ScheduleDefined(_)
+            | Event::ScheduleChanged(_)
+            | Event::SchedulePaused(_)
+            | Event::ScheduleResumed(_)
+            | Event::ScheduleRemoved(_)
+            | Event::ScheduleFired(_)
+            | Event::ScheduleSkipped(_)
             | Event::ReplayVerdictRecorded(_)
             | Event::SecretsDelivered(_)
             | Event::EgressObserved(_)

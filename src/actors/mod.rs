@@ -3,7 +3,8 @@
 //! A client's wish enters by [`intake`], becomes events through the [`ledger`], which the
 //! [`appender`] makes durable. The [`queue`] claims jobs for free [`slot`]s; a slot's [`attempt`]
 //! runs one in a sandbox and says how it ended. The [`builder`] provides environments, [`dlq`]
-//! handles jobs the service failed, the [`vault`] keeps secrets, the [`reaper`] keeps leases, the [`sealer`]
+//! handles jobs the service failed, [`dependents`] lets jobs go that waited for others, [`schedules`] submits jobs at
+//! their times, the [`vault`] keeps secrets, the [`reaper`] keeps leases, the [`sealer`]
 //! seals the log. [`topology`] starts and stops
 //! them, [`root`] watches them.
 //!
@@ -15,9 +16,11 @@ pub mod attempt;
 mod build_run;
 pub mod builder;
 pub mod builds;
+mod code_retry;
 mod custody;
 mod definitions;
 mod delivery;
+pub mod dependents;
 pub mod dlq;
 mod given_files;
 pub mod images;
@@ -37,6 +40,8 @@ pub mod retention;
 mod room;
 pub mod root;
 mod sandbox_spec;
+mod scheduled;
+pub mod schedules;
 pub mod sealer;
 pub mod shredding;
 pub mod slot;

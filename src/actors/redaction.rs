@@ -104,7 +104,9 @@ fn output(redactor: &Redactor, bytes: &Bytes, was_cut: bool, limit: u64) -> (Byt
 /// An engine's error without secrets: its words may be the interpreter's.
 pub fn redact_error(redactor: &Redactor, error: Error) -> Error {
     match error {
-        Error::Unavailable { engine, message } => Error::Unavailable { engine, message: redactor.text(&message) },
+        Error::Unavailable { engine, message, retry_after } => {
+            Error::Unavailable { engine, message: redactor.text(&message), retry_after }
+        }
         Error::Image { reference, message } => Error::Image { reference, message: redactor.text(&message) },
         Error::Startup(mut fault) => {
             fault.message = redactor.text(&fault.message);

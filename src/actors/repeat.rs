@@ -9,7 +9,7 @@ use super::job_types::Unresolved;
 use super::ledger;
 use super::submission::{Origin, Submission};
 use crate::domain::{
-    Command, Digest, JobSubmitted, Parent, PinnedImage, RefusalCause, Relationship, ReplayVerdictRecorded,
+    Command, Digest, Idempotency, JobSubmitted, Parent, PinnedImage, RefusalCause, Relationship, ReplayVerdictRecorded,
     SecretVersion, Verdict,
 };
 use crate::store;
@@ -45,7 +45,12 @@ impl Doors {
         let mut blobs = Vec::new();
         let relationship = match how {
             How::Rerun => Relationship::Rerun,
-            How::Requeue => Relationship::Requeue,
+            How::Requeue => {
+                // However often it is asked for, and whatever dies in between: one letter, one execution.
+                let key = format!("dlq-requeue:{execution_id}");
+                submitted.idempotency = Some(Idempotency { fingerprint: Digest::of(key.as_bytes()), key });
+                Relationship::Requeue
+            }
             How::Replay { .. } => Relationship::Replay,
             How::Fork { code } => {
                 let faults = Submission::of_code(code.as_str()).faults(&self.config);

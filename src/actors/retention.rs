@@ -19,7 +19,7 @@ use super::journal::Journal;
 use super::ledger::{self, Ledger};
 use crate::clock::Clock;
 use crate::config::{Config, Kept};
-use crate::domain::{Command, Digest, RetentionApplied};
+use crate::domain::{Command, Digest, Rejection, RetentionApplied};
 use crate::store::{self, Listed, Naming, Removed, Store};
 
 /// Between two looks whether it is time.
@@ -121,6 +121,9 @@ impl Round {
     async fn apply(&self) -> Result<RetentionApplied, ledger::Error> {
         let (now, start) = (self.clock.now(), Instant::now());
         let Kept { records_days, blobs_days } = self.config.shortest_kept();
+        if let Some(days) = Some(self.config.retention.dlq_days).filter(|days| *days > 0) {
+            self.discard_letters(now, days).await?;
+        }
         let expired_records = match records_days {
             Some(days) => self.expire(now, days).await?,
             None => 0,
@@ -163,6 +166,40 @@ impl Round {
             if is_over {
                 return Ok(expired);
             }
+        }
+    }
+
+    /// Discards dead letters about which nobody decided in their time.
+    async fn discard_letters(&self, now: DateTime<Utc>, days: u32) -> Result<(), ledger::Error> {
+        loop {
+            let old = self.store.dead_letters_before(now - TimeDelta::days(days.into()), PAGE).await?;
+            let mut discarded = 0;
+            for execution_id in &old {
+                match self.discard_letter(*execution_id, days).await {
+                    Ok(()) => discarded += 1,
+                    Err(error) if error.is_transient() => return Err(error),
+                    Err(error) => {
+                        tracing::warn!(error = %error, %execution_id, "an old dead letter could not be discarded");
+                    }
+                }
+            }
+            if discarded > 0 {
+                tracing::info!(discarded, days, "dead letters were discarded after their time");
+            }
+            if old.len() < PAGE as usize || discarded == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn discard_letter(&self, execution_id: Uuid, days: u32) -> Result<(), ledger::Error> {
+        let Some(tracked) = self.ledger.load(execution_id).await? else { return Ok(()) };
+        let reason = Some(format!("nobody decided within {days} days"));
+        let discard = Command::DiscardDeadLetter { by: "retention".to_owned(), reason };
+        match self.ledger.commit(tracked, vec![discard], "retention").await {
+            // Somebody decided just now.
+            Ok(_) | Err(ledger::Error::Rejected(Rejection::NotADeadLetter)) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

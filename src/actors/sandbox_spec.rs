@@ -36,7 +36,7 @@ impl JobTypes {
     }
 
     pub fn max_attempts(&self, job_type: &JobType) -> u32 {
-        job_type.retry.map_or(self.config.retry.max_attempts, |retry| retry.max_attempts)
+        job_type.retry.as_ref().map_or(self.config.retry.max_attempts, |retry| retry.max_attempts)
     }
 
     /// Sandboxes to keep ready for a job type.

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::config::Config;
 use crate::domain::{
-    ConcurrencyKey, Digest, FileSource, JsonObject, MAX_SECRETS, Requirement, SecretUse, canonical_json_digest,
-    secret_name_fault,
+    AfterPolicy, ConcurrencyKey, Digest, FileSource, JsonObject, MAX_AFTER, MAX_SECRETS, Requirement, SecretUse,
+    canonical_json_digest, secret_name_fault,
 };
 
 /// Of a submission that names none.
@@ -75,6 +76,9 @@ pub struct Submission {
     pub concurrency_key: Option<String>,
     /// 1 where there is a key and no limit.
     pub concurrency_limit: Option<u32>,
+    /// Executions that must end first, each once.
+    pub after: Vec<Uuid>,
+    pub after_policy: AfterPolicy,
 }
 
 /// Of a key. More than any installation runs at the same time.
@@ -100,6 +104,8 @@ impl Submission {
             secrets: Vec::new(),
             concurrency_key: None,
             concurrency_limit: None,
+            after: Vec::new(),
+            after_policy: AfterPolicy::Succeeded,
         }
     }
 
@@ -126,6 +132,10 @@ impl Submission {
         if let Some(concurrency) = self.concurrency() {
             asked["concurrency"] = json!(concurrency);
         }
+        if !self.after.is_empty() {
+            asked["after"] = json!(self.after);
+            asked["after_policy"] = json!(self.after_policy);
+        }
         canonical_json_digest(&asked)
     }
 
@@ -146,6 +156,9 @@ impl Submission {
         self.check_words(&mut faults);
         self.check_secrets(&mut faults);
         self.check_concurrency(&mut faults);
+        if self.after.len() > MAX_AFTER {
+            faults.add("after", format!("must be at most {MAX_AFTER} executions"));
+        }
         faults.0
     }
 

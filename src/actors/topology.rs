@@ -13,6 +13,7 @@ use super::attempt::Bench;
 use super::builder::Builder;
 use super::builds::{self, Builds};
 use super::custody::Custody;
+use super::dependents::{self, Dependents};
 use super::dlq::Dlq;
 use super::intake::{Doors, Intake};
 use super::job_types::JobTypes;
@@ -23,13 +24,14 @@ use super::queue::{Drain, GetStats, LookForCancels, Queue, ReleaseAll, Slots, Wa
 use super::reaper::{Reaper, Round};
 use super::retention::{self, Retention};
 use super::root::{Root, Watch};
+use super::schedules::{self, ReadSubmission, Schedules};
 use super::sealer::{self, SealAll, Sealer};
 use super::slot::Slot;
 use super::vault::Vault;
 use super::waiters::Waiters;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::domain::{GpuDevices, GpuRequest, GpuVendor, NodeDraining, NodeStarted, NodeStopped, RetryPolicy};
+use crate::domain::{GpuDevices, GpuRequest, GpuVendor, NodeDraining, NodeStarted, NodeStopped};
 use crate::egress::Network;
 use crate::engine::Engine;
 use crate::engine::pool::Pool;
@@ -49,6 +51,8 @@ pub struct Parts {
     pub secret_key: Option<store::VaultKey>,
     /// What jobs with a network reach.
     pub network: Arc<dyn Network>,
+    /// Reads what schedules submit.
+    pub read_submission: ReadSubmission,
     /// The one multi-thread runtime on which the database and the engine are spoken to.
     pub io: runtime::Handle,
 }
@@ -63,6 +67,7 @@ pub struct Node {
     pub builds: Arc<Builds>,
     pub dlq: Addr<Dlq>,
     pub vault: Addr<Vault>,
+    pub schedules: Addr<Schedules>,
     pub retention: Addr<Retention>,
     pub waiters: Arc<Waiters>,
     pub live_output: Arc<LiveOutput>,
@@ -84,7 +89,8 @@ impl Node {
     /// # Errors
     /// [`store::Error`] when the node cannot be registered; then no job was claimed.
     pub async fn start(parts: Parts) -> Result<Self, store::Error> {
-        let Parts { node_id, config, store, pool, clock, signing_key, secret_key, network, io } = parts;
+        let Parts { node_id, config, store, pool, clock, signing_key, secret_key, network, read_submission, io } =
+            parts;
         let slots = config.max_workers;
         {
             let (store, version) = (store.clone(), env!("CARGO_PKG_VERSION"));
@@ -145,7 +151,7 @@ impl Node {
             job_types: Arc::clone(&job_types),
             live: Arc::clone(&live_output),
             clock: Arc::clone(&clock),
-            retry: RetryPolicy { base: config.retry.base_delay, cap: config.retry.max_delay },
+            retry: config.retry.policy(),
         };
         let slots: Vec<_> = (0..slots)
             .map(|number| Slot::new(number, bench.clone(), queue.clone(), io.clone(), tasks.clone()).start())
@@ -159,6 +165,17 @@ impl Node {
         };
         let intake = Intake::new(doors, queue.clone(), io.clone()).start();
         let dlq = Dlq::new(ledger("dlq"), store.clone(), intake.clone(), io.clone()).start();
+        let poll_interval = config.queue.poll_interval;
+        let dependents = Dependents::new(ledger("dependents"), store.clone(), poll_interval, io.clone()).start();
+        let desk = schedules::Desk {
+            node_id,
+            store: store.clone(),
+            intake: intake.clone(),
+            clock: Arc::clone(&clock),
+            config: Arc::clone(&config),
+            read: read_submission,
+        };
+        let schedules = Schedules::new(desk, io.clone()).start();
         let round = Round {
             node_id,
             ledger: ledger("reaper"),
@@ -192,6 +209,8 @@ impl Node {
             Watch::of("builder", &builder),
             Watch::of("dlq", &dlq),
             Watch::of("vault", &vault),
+            Watch::of("dependents", &dependents),
+            Watch::of("schedules", &schedules),
             Watch::of("reaper", &reaper),
             Watch::of("sealer", &sealer),
             Watch::of("retention", &retention),
@@ -204,7 +223,7 @@ impl Node {
         ] {
             debug_assert!(told, "a mailbox that was just made has room");
         }
-        listen(&store, &io, &queue, &waiters);
+        listen(&store, &io, &queue, &waiters, &dependents);
         Ok(Self {
             node_id,
             intake,
@@ -213,6 +232,7 @@ impl Node {
             builds,
             dlq,
             vault,
+            schedules,
             retention,
             waiters,
             live_output,
@@ -301,8 +321,14 @@ fn advert(config: &Config, engine: &dyn Engine) -> store::Advert {
 }
 
 /// Passes on what other nodes say through the database.
-fn listen(store: &store::Store, io: &runtime::Handle, queue: &Addr<Queue>, waiters: &Arc<Waiters>) {
-    let (store, queue, waiters) = (store.clone(), queue.clone(), Arc::clone(waiters));
+fn listen(
+    store: &store::Store,
+    io: &runtime::Handle,
+    queue: &Addr<Queue>,
+    waiters: &Arc<Waiters>,
+    dependents: &Addr<Dependents>,
+) {
+    let (store, queue, waiters, dependents) = (store.clone(), queue.clone(), Arc::clone(waiters), dependents.clone());
     io.spawn(async move {
         let mut listener = store.listener();
         while queue.connected() {
@@ -312,6 +338,9 @@ fn listen(store: &store::Store, io: &runtime::Handle, queue: &Addr<Queue>, waite
             }
             if wake_up.cancel {
                 let _ = queue.try_send(LookForCancels);
+            }
+            if wake_up.dependents {
+                let _ = dependents.try_send(dependents::Look);
             }
             if wake_up.ended {
                 let awaited = waiters.awaited();

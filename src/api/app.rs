@@ -22,6 +22,7 @@ use crate::actors::job_types::JobTypes;
 use crate::actors::live_output::LiveOutput;
 use crate::actors::queue::Queue;
 use crate::actors::retention::Retention;
+use crate::actors::schedules::Schedules;
 use crate::actors::submission::Origin;
 use crate::actors::vault::Vault;
 use crate::actors::waiters::Waiters;
@@ -39,6 +40,7 @@ pub struct App {
     pub queue: Addr<Queue>,
     pub dlq: Addr<Dlq>,
     pub vault: Addr<Vault>,
+    pub schedules: Addr<Schedules>,
     pub retention: Addr<Retention>,
     pub builder: Addr<Builder>,
     pub builds: Arc<Builds>,

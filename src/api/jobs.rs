@@ -157,9 +157,10 @@ pub async fn status(
     let record = app.record(&caller, id).await?;
     let moments = Moments::of(&record);
     let hindrance = hindrance(&app, &record).await?;
+    let waiting_for = waiting_for(&app, &record).await?;
     Ok(HttpResponse::Ok().json(json!({
         "job_id": id,
-        "waits_for": hindrance.map(Hindrance::as_str),
+        "held_back_by": hindrance.map(Hindrance::as_str),
         "message": hindrance.map(|hindrance| hindered(hindrance, &record)),
         "status": record.status(),
         "created_at": record.created_at,
@@ -168,7 +169,22 @@ pub async fn status(
         "job_type": record.submitted.job_type,
         "attempt": record.attempt,
         "cancel_requested": record.cancel_requested.is_some(),
+        "after": record.dependencies.as_ref().map(|dependencies| &dependencies.after),
+        "after_policy": record.dependencies.as_ref().map(|dependencies| dependencies.policy),
+        "waiting_for": waiting_for,
+        "schedule": record.schedule,
     })))
+}
+
+/// The executions that must still end before the job may run, with their statuses.
+async fn waiting_for(app: &App, record: &ExecutionRecord) -> Result<Vec<serde_json::Value>, Problem> {
+    let Some(dependencies) = record.dependencies.as_ref().filter(|_| record.is_waiting()) else {
+        return Ok(Vec::new());
+    };
+    let after = dependencies.after.clone();
+    let records = app.read(move |store| async move { store.records(&after).await }).await?;
+    let open = records.iter().map(|stored| &stored.record).filter(|record| !record.is_ended());
+    Ok(open.map(|record| json!({"execution_id": record.execution_id, "status": record.status()})).collect())
 }
 
 /// GET /jobs/{id}/result?wait=&timeout=&view=
@@ -220,6 +236,7 @@ fn not_yet(app: &App, record: &ExecutionRecord, waited: Duration) -> Problem {
 async fn queue_position(app: &App, record: &ExecutionRecord) -> Result<Option<u64>, Problem> {
     let id = record.execution_id;
     match record.state {
+        JobState::Queued { .. } if record.is_waiting() => Ok(None),
         JobState::Queued { .. } => app.read(move |store| async move { store.queue_position(id).await }).await,
         JobState::Dequeued { .. } | JobState::Running { .. } | JobState::Ended { .. } => Ok(None),
     }
@@ -249,6 +266,12 @@ fn hindered(hindrance: Hindrance, record: &ExecutionRecord) -> String {
 }
 
 fn message(record: &ExecutionRecord, queue_position: Option<u64>) -> String {
+    if let Some(dependencies) = record.dependencies.as_ref().filter(|_| record.is_waiting()) {
+        return format!(
+            "the job waits for {} executions to end; GET /jobs/{{id}} names them",
+            dependencies.after.len()
+        );
+    }
     match (&record.state, queue_position) {
         (JobState::Queued { not_before: Some(moment) }, None) => format!("the job is not to start before {moment}"),
         (JobState::Queued { .. }, Some(position)) => format!("the job is number {position} in the queue"),

@@ -94,6 +94,15 @@ impl<'a> Graph<'a> {
         })
     }
 
+    /// Who was waited for, by whom, where both are here.
+    fn awaited(&self) -> impl Iterator<Item = (Uuid, &'a ExecutionRecord)> {
+        let is_here = |from: &Uuid| self.members.contains_key(from);
+        self.records().flat_map(move |record| {
+            let after = record.dependencies.iter().flat_map(|dependencies| dependencies.after.iter().copied());
+            after.filter(is_here).map(move |from| (from, record))
+        })
+    }
+
     fn given(&self) -> impl Iterator<Item = Given<'a>> {
         let is_here = |from: &Uuid| self.members.contains_key(from);
         self.records().flat_map(move |record| {
@@ -132,6 +141,9 @@ fn shown(family: &Family) -> Value {
             "sha256": given.hash,
         })
     });
+    let awaited = graph
+        .awaited()
+        .map(|(from, to)| json!({"kind": "dependency", "from": from, "to": to.execution_id, "relationship": "after"}));
     let ids = |members: &[Member]| members.iter().map(|member| member.record.execution_id).collect::<Vec<_>>();
     json!({
         "execution_id": id,
@@ -139,7 +151,7 @@ fn shown(family: &Family) -> Value {
         "ancestors": ids(&family.ancestors),
         "descendants": ids(&family.descendants),
         "nodes": graph.members.values().map(|member| node_of(member)).collect::<Vec<_>>(),
-        "edges": parents.chain(artifacts).collect::<Vec<_>>(),
+        "edges": parents.chain(artifacts).chain(awaited).collect::<Vec<_>>(),
         "truncated": family.truncated,
     })
 }
@@ -182,6 +194,8 @@ fn node(record: &ExecutionRecord) -> Value {
         "stdout_hash": observed.map(|observed| observed.stdout.hash),
         "output_hash": observed.and_then(|observed| observed.output),
         "artifacts": observed.map(|observed| &observed.artifacts),
+        "after": record.dependencies.as_ref().map(|dependencies| &dependencies.after),
+        "schedule": record.schedule,
         "replay": record.replay_verdict,
         "requeued_as": match record.dead_letter {
             Some(DeadLetter::Requeued { execution_id }) => Some(execution_id),

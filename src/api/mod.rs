@@ -32,6 +32,7 @@ mod problem;
 mod rate_limit;
 mod replay;
 mod routes;
+pub mod schedules;
 mod secrets;
 mod server;
 mod shred;

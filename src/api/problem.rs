@@ -41,6 +41,8 @@ pub enum Kind {
     Conflict,
     /// A job type of that name is there, or is not to be changed here.
     JobTypeConflict,
+    /// A schedule of that name is there, or was just changed, or there are too many.
+    ScheduleConflict,
     TooLarge,
     UnsupportedMediaType,
     Invalid,
@@ -70,6 +72,9 @@ impl Kind {
             }
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "The execution's state does not allow this"),
             Self::JobTypeConflict => (StatusCode::CONFLICT, "job-type-conflict", "The job type cannot be defined so"),
+            Self::ScheduleConflict => {
+                (StatusCode::CONFLICT, "schedule-conflict", "The schedule cannot be made or changed so")
+            }
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The request is too large"),
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is not JSON")
@@ -307,7 +312,7 @@ impl From<intake::Refusal> for Problem {
                 problem.0.existing_job_id = Some(existing);
                 problem
             }
-            Refusal::NoSecret { .. } => Self::new(Kind::NotFound, detail),
+            Refusal::NoSecret { .. } | Refusal::NoSchedule { .. } => Self::new(Kind::NotFound, detail),
             // Somebody must give the server a key first.
             Refusal::NoSecretKey => Self::new(Kind::Unavailable, detail).retry_after(Duration::from_secs(60)),
             Refusal::NotFound(id) | Refusal::NotADeadLetter(id) => Self::new(Kind::NotFound, detail).about(id),
@@ -316,6 +321,9 @@ impl From<intake::Refusal> for Problem {
             Refusal::NotEnded(execution_id)
             | Refusal::NotRepeatable { execution_id, .. }
             | Refusal::ReplayRefused { execution_id, .. } => Self::new(Kind::Conflict, detail).about(execution_id),
+            Refusal::ScheduleExists { .. } | Refusal::ScheduleRaced { .. } | Refusal::TooManySchedules { .. } => {
+                Self::new(Kind::ScheduleConflict, detail)
+            }
             Refusal::InProgress { .. } => Self::new(Kind::Conflict, detail),
             Refusal::QueueFull { retry_after, .. } | Refusal::Unavailable { retry_after } => {
                 Self::new(Kind::Unavailable, detail).retry_after(retry_after)

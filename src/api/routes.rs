@@ -7,7 +7,7 @@ use serde_json::json;
 use super::problem::{Kind, Problem};
 use super::{
     artifacts, audit, builds, dlq, events, executions, health, images, job_types, jobs, lineage, metrics, nodes,
-    openapi, output, pauses, pool, replay, secrets, shred,
+    openapi, output, pauses, pool, replay, schedules, secrets, shred,
 };
 
 /// A path with its methods. A method that is not here is answered 405, with those that are.
@@ -103,6 +103,13 @@ pub fn paths() -> Vec<Path> {
         Path::at("/job-types/{name}/build").post(job_types::build),
         Path::at("/secrets").get(secrets::list),
         Path::at("/secrets/{name}").on(Method::PUT, secrets::set).on(Method::DELETE, secrets::remove),
+        Path::at("/schedules").get(schedules::list).post(schedules::create),
+        Path::at("/schedules/{name}")
+            .get(schedules::get)
+            .on(Method::PUT, schedules::change)
+            .on(Method::DELETE, schedules::remove),
+        Path::at("/schedules/{name}/pause").post(schedules::pause),
+        Path::at("/schedules/{name}/resume").post(schedules::resume),
         Path::at("/builds").get(builds::list),
         Path::at("/builds/{id}/log").get(builds::log),
         Path::at("/builds/{id}/cancel").post(builds::cancel),

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::problem::Problem;
 use crate::actors::submission::{DEFAULT_PRIORITY, FieldFault, Given, Submission};
-use crate::domain::{Delivery, FileSource, JsonObject, SecretUse};
+use crate::domain::{AfterPolicy, Delivery, FileSource, JsonObject, SecretUse};
 
 /// A submission as it is sent. `null` is the same as absent, because clients write their own
 /// absent values so.
@@ -46,6 +46,9 @@ pub struct SubmitBody {
     secrets: Option<Box<RawValue>>,
     concurrency_key: Option<String>,
     concurrency_limit: Option<u32>,
+    /// Ids of executions.
+    after: Option<Vec<String>>,
+    after_policy: Option<String>,
 }
 
 /// A raw value of its own accord would take `null` for a value.
@@ -232,6 +235,18 @@ impl SubmitBody {
                 Vec::new()
             }
         };
+        let mut after = Vec::new();
+        for text in self.after.unwrap_or_default() {
+            match Some(&text).filter(|text| text.len() == 36).and_then(|text| Uuid::try_parse(text).ok()) {
+                Some(id) if after.contains(&id) => {}
+                Some(id) => after.push(id),
+                None => fault("after", format!("must be ids of executions, and {text:.60?} is none")),
+            }
+        }
+        let after_policy = self.after_policy.as_deref().map_or(Some(AfterPolicy::Succeeded), AfterPolicy::from_name);
+        if after_policy.is_none() {
+            fault("after_policy", "must be succeeded or any_end".to_owned());
+        }
         if !faults.is_empty() {
             return Err(Problem::invalid(faults));
         }
@@ -251,6 +266,8 @@ impl SubmitBody {
             secrets,
             concurrency_key: self.concurrency_key,
             concurrency_limit: self.concurrency_limit,
+            after,
+            after_policy: after_policy.unwrap_or_default(),
             tags: self.tags.unwrap_or_default().0.into_iter().collect(),
         })
     }
@@ -277,7 +294,7 @@ mod tests {
     fn nulls_are_absent_and_defaults_stand_for_them() {
         let nulls = r#"{"code": "x", "input_data": null, "timeout": null, "startup_timeout": null, "job_type": null,
             "requirements": null, "idempotency_key": null, "priority": null, "not_before": null, "max_attempts": null,
-            "files": null, "tags": null, "callback_url": null, "secrets": null,
+            "files": null, "tags": null, "callback_url": null, "secrets": null, "after": null, "after_policy": null,
             "concurrency_key": null, "concurrency_limit": null}"#;
         let from_nulls = submission(nulls).unwrap();
         assert_eq!(from_nulls.fingerprint(), Submission::of_code("x").fingerprint());

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::domain::{
-    DeadLetter, Digest, Ending, ErrorType, ExecutionRecord, FileSource, JobLimits, JobState, Observed, Phase,
-    ReplayVerdictRecorded, Timing,
+    DeadLetter, Dependencies, Digest, Ending, ErrorType, ExecutionRecord, FileSource, JobLimits, JobScheduled,
+    JobState, Observed, Phase, ReplayVerdictRecorded, Timing,
 };
 
 /// The names under which a job's own code and input are among its input artifacts.
@@ -106,6 +106,8 @@ struct Full<'a> {
     tags: &'a BTreeMap<String, String>,
     limits: &'a JobLimits,
     cancel_requested: bool,
+    after: Option<&'a Dependencies>,
+    schedule: Option<&'a JobScheduled>,
     dead_letter: Option<&'a DeadLetter>,
     replay: Option<&'a ReplayVerdictRecorded>,
     /// Events folded into this record.
@@ -204,7 +206,7 @@ impl<'a> Full<'a> {
             params_hash: submitted.params,
             input_artifacts_hash: submitted.input_artifacts,
             parent_execution_id: submitted.parent.map(|parent| parent.execution_id),
-            relationship: submitted.parent.map(|parent| parent.relationship.as_str()),
+            relationship: relationship(record),
             attempt: record.attempt,
             max_attempts: submitted.max_attempts,
             worker_id: record.claim().map(|claim| format!("{}/{}", claim.node_id, claim.slot)),
@@ -229,11 +231,19 @@ impl<'a> Full<'a> {
             tags: &submitted.tags,
             limits: &submitted.limits,
             cancel_requested: record.cancel_requested.is_some(),
+            after: record.dependencies.as_ref(),
+            schedule: record.schedule.as_ref(),
             dead_letter: record.dead_letter.as_ref(),
             replay: record.replay_verdict.as_ref(),
             stream_version: record.version,
         }
     }
+}
+
+/// How it came to be, where that was not a client's submission.
+fn relationship(record: &ExecutionRecord) -> Option<&'static str> {
+    let of_parent = record.submitted.parent.map(|parent| parent.relationship.as_str());
+    of_parent.or_else(|| record.schedule.as_ref().map(|_| "scheduled"))
 }
 
 /// The blobs whose bytes or sizes a view shows.

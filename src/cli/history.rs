@@ -168,6 +168,9 @@ fn gist(event: &Event) -> String {
             });
             format!("{} code {} input {}{from}", job.job_version, job.code.short(), job.input.short())
         }
+        Event::DependenciesDeclared(declared) => format!("after {} executions", declared.after.len()),
+        Event::DependenciesMet(met) => format!("{} executions ended", met.ended.len()),
+        Event::JobScheduled(scheduled) => format!("by {} for {}", scheduled.name, scheduled.due_at),
         Event::JobDequeued(dequeued) => {
             format!("attempt {} in slot {} under lease {}", dequeued.attempt, dequeued.slot, dequeued.lease)
         }
@@ -234,6 +237,13 @@ fn gist(event: &Event) -> String {
         | Event::NodeStarted(_)
         | Event::NodeDraining(_)
         | Event::NodeStopped(_)
+        | Event::ScheduleDefined(_)
+        | Event::ScheduleChanged(_)
+        | Event::SchedulePaused(_)
+        | Event::ScheduleResumed(_)
+        | Event::ScheduleRemoved(_)
+        | Event::ScheduleFired(_)
+        | Event::ScheduleSkipped(_)
         | Event::TenantShredded(_)
         | Event::RetentionApplied(_)
         | Event::LogArchived(_) => String::new(),

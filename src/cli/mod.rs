@@ -22,6 +22,7 @@ mod progress_line;
 mod projections;
 mod replay;
 mod rerun;
+mod schedules;
 mod secret_key;
 mod secrets;
 pub mod server;
@@ -73,6 +74,7 @@ enum Command {
     Replay(replay::Args),
     Rerun(rerun::Args),
     Resume(pause::ResumeArgs),
+    Schedules(schedules::Args),
     Secrets(secrets::Args),
     Submit(submit::Args),
     Validate(validate::Args),
@@ -131,6 +133,7 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(args, &mut context),
         Command::Rerun(args) => rerun::run(args, &mut context),
         Command::Resume(args) => pause::run_resume(args, &mut context),
+        Command::Schedules(args) => schedules::run(args, &mut context),
         Command::Secrets(args) => secrets::run(args, &mut context),
         Command::Submit(args) => submit::run(args, &mut context),
         Command::Validate(args) => validate::run(args, &mut context),

@@ -181,12 +181,8 @@ impl Config {
         bounds.require(self.leases.dead_after >= self.leases.heartbeat.saturating_mul(3), "leases.dead_after", || {
             "must be at least three times leases.heartbeat, or one late beat loses every job".to_owned()
         });
-        bounds.number("retry.max_attempts", self.retry.max_attempts, 1, 100);
-        bounds.seconds("retry.base_delay", self.retry.base_delay, 0.0, 3_600.0);
-        bounds.seconds("retry.max_delay", self.retry.max_delay, 0.0, DAY);
-        bounds.require(self.retry.base_delay <= self.retry.max_delay, "retry.base_delay", || {
-            "must not exceed retry.max_delay".to_owned()
-        });
+        self.retry.check(bounds);
+        self.schedules.check(bounds);
     }
 }
 
@@ -328,8 +324,8 @@ pub(super) fn check_job_type(bounds: &mut Bounds, at: &str, job_type: &JobType, 
     if let Some(pool) = job_type.pool {
         check_pool(bounds, &key("pool"), pool.min_idle, pool.max_idle);
     }
-    if let Some(retry) = job_type.retry {
-        bounds.number(&key("retry.max_attempts"), retry.max_attempts, 1, 100);
+    if let Some(retry) = &job_type.retry {
+        retry.check(bounds, &key("retry"));
     }
     if let Some(concurrency) = job_type.concurrency {
         bounds.number(&key("concurrency"), concurrency, 1, 1_024);

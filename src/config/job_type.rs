@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::concurrency::Placement;
 use super::decode;
 use super::retention::RetentionOverride;
+use super::retry::RetryOverride;
 use super::secret::Secret;
 use super::settings::Limits;
 use super::shared_code::SharedCode;
@@ -163,22 +164,9 @@ pub struct PoolOverride {
     pub max_idle: u32,
 }
 
-/// A job type's own number of attempts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RetryOverride {
-    pub max_attempts: u32,
-}
-
 impl Default for Gpu {
     fn default() -> Self {
         Self { enabled: false, vendor: GpuVendor::Nvidia, count: None, device_ids: Vec::new() }
-    }
-}
-
-impl Default for RetryOverride {
-    fn default() -> Self {
-        Self { max_attempts: 1 }
     }
 }
 

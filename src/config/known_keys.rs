@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::concurrency::Placement;
-use super::job_type::{Gpu, JobType, PoolOverride, RetryOverride};
+use super::job_type::{Gpu, JobType, PoolOverride};
 use super::retention::RetentionOverride;
+use super::retry::RetryOverride;
 use super::settings::{ApiKey, Config};
 use super::shared_code::SharedCode;
 

@@ -19,6 +19,8 @@ mod job_type;
 mod known_keys;
 mod pip;
 mod retention;
+mod retry;
+mod schedules;
 mod secret;
 mod settings;
 mod shared_code;
@@ -28,13 +30,15 @@ mod units;
 pub use build::Build;
 pub use concurrency::{Concurrency, Node, Placement};
 pub use error::{Error, Issue};
-pub use job_type::{Gpu, JobType, Network, Normalise, Pattern, PoolOverride, Replay, RetryOverride, VersionRetention};
+pub use job_type::{Gpu, JobType, Network, Normalise, Pattern, PoolOverride, Replay, VersionRetention};
 pub use pip::Pip;
 pub use retention::{Kept, Retention, RetentionOverride};
+pub use retry::{Retry, RetryOn, RetryOverride};
+pub use schedules::Schedules;
 pub use secret::{DatabaseUrl, Secret};
 pub use settings::{
     ApiKey, Audit, Config, ContainerLimits, Docker, EngineChoice, Host, Leases, Limits, Log, LogFormat, Native, Pool,
-    Queue, RateLimit, Retry, Scope, Secrets, SecurityMode, Server,
+    Queue, RateLimit, Scope, Secrets, SecurityMode, Server,
 };
 pub use shared_code::SharedCode;
 pub use sources::{Loaded, Sources};

@@ -21,6 +21,8 @@ pub struct Retention {
     pub blobs_days: u32,
     /// Execution records, in days; 0 keeps them.
     pub records_days: u32,
+    /// Dead letters, in days; 0 keeps them as long as the record.
+    pub dlq_days: u32,
     /// Instead of both, and of what a job type says, for a tenant's own executions.
     pub tenants: BTreeMap<String, RetentionOverride>,
     /// Between two removals, of whichever node.
@@ -54,6 +56,7 @@ impl Default for Retention {
         Self {
             blobs_days: 30,
             records_days: 90,
+            dlq_days: 30,
             tenants: BTreeMap::new(),
             every: Duration::from_secs(6 * 3600),
             encrypt_payloads: false,
@@ -100,6 +103,7 @@ impl Config {
         let retention = &self.retention;
         bounds.number("retention.blobs_days", retention.blobs_days, 0, LONGEST);
         bounds.number("retention.records_days", retention.records_days, 0, LONGEST);
+        bounds.number("retention.dlq_days", retention.dlq_days, 0, LONGEST);
         bounds.seconds("retention.every", retention.every, 0.01, 30.0 * 86_400.0);
         bounds.count("retention.tenants", retention.tenants.len(), 10_000);
         for (tenant, own) in &retention.tenants {

@@ -11,6 +11,8 @@ use super::build::Build;
 use super::concurrency::{Concurrency, Node};
 use super::job_type::{self, JobType};
 use super::retention::Retention;
+use super::retry::Retry;
+use super::schedules::Schedules;
 use super::secret::{DatabaseUrl, Secret};
 use super::units::{bytes, seconds};
 
@@ -56,6 +58,7 @@ pub struct Config {
     pub node: Node,
     pub leases: Leases,
     pub retry: Retry,
+    pub schedules: Schedules,
     pub retention: Retention,
     pub audit: Audit,
     pub secrets: Secrets,
@@ -93,6 +96,7 @@ impl Default for Config {
             node: Node::default(),
             leases: Leases::default(),
             retry: Retry::default(),
+            schedules: Schedules::default(),
             retention: Retention::default(),
             audit: Audit::default(),
             secrets: Secrets::default(),
@@ -409,24 +413,6 @@ pub struct Leases {
 impl Default for Leases {
     fn default() -> Self {
         Self { heartbeat: Duration::from_secs(2), dead_after: Duration::from_secs(10) }
-    }
-}
-
-/// Attempts after failures that are not the job's own doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Retry {
-    pub max_attempts: u32,
-    /// Before the second attempt; doubled before each further one.
-    #[serde(with = "seconds")]
-    pub base_delay: Duration,
-    #[serde(with = "seconds")]
-    pub max_delay: Duration,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self { max_attempts: 3, base_delay: Duration::from_secs(1), max_delay: Duration::from_secs(60) }
     }
 }
 

@@ -49,6 +49,9 @@ macro_rules! catalog {
 catalog! {
     JobSubmitted: 1 2 3 4;
     JobRejected: 1;
+    DependenciesDeclared: 1;
+    DependenciesMet: 1;
+    JobScheduled: 1;
     JobDequeued: 1;
     ExecutionStarted: 1 2;
     ExecutionSucceeded: 1;
@@ -58,7 +61,7 @@ catalog! {
     CancelRequested: 1;
     ExecutionCancelled: 1;
     LeaseExpired: 1;
-    RetryScheduled: 1;
+    RetryScheduled: 1 2;
     JobDeadLettered: 1;
     DeadLetterRequeued: 1;
     DeadLetterDiscarded: 1;
@@ -77,6 +80,13 @@ catalog! {
     NodeStopped: 1;
     SecretSet: 1;
     SecretRemoved: 1;
+    ScheduleDefined: 1;
+    ScheduleChanged: 1;
+    SchedulePaused: 1;
+    ScheduleResumed: 1;
+    ScheduleRemoved: 1;
+    ScheduleFired: 1;
+    ScheduleSkipped: 1;
     ExecutionExpired: 1;
     PayloadShredded: 1;
     TenantShredded: 1;

@@ -3,10 +3,12 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::dependency::{DependenciesDeclared, DependencyEnd};
 use super::egress_observed::EgressObserved;
 use super::event::{JobSubmitted, ReplayVerdictRecorded};
 use super::execution_record::{Claim, Ending};
 use super::job::{Failure, Sandbox};
+use super::schedule::JobScheduled;
 use super::secret::SecretVersion;
 
 /// A wish; [`super::decide()`] turns it into events or refuses it.
@@ -16,6 +18,14 @@ pub enum Command {
     RejectJob {
         reason: String,
     },
+    /// Others must end before the job runs.
+    DeclareDependencies(DependenciesDeclared),
+    /// Some that the job waits for have ended: all of those that have.
+    SettleDependencies {
+        ended: Vec<DependencyEnd>,
+    },
+    /// A schedule submits it.
+    Schedule(JobScheduled),
     /// A slot has claimed the job under a new lease.
     Dequeue {
         claim: Claim,
@@ -38,6 +48,14 @@ pub enum Command {
     Finish {
         lease: i64,
         ending: Box<Ending>,
+    },
+    /// The same of a job whose type tries again after such an end, should an attempt be left.
+    FinishOrRetry {
+        lease: i64,
+        ending: Box<Ending>,
+        /// The end in the words of a failure.
+        cause: Failure,
+        retry: Retry,
     },
     /// The service failed. `retry` is when to try again, should an attempt be left.
     FailAttempt {

@@ -63,6 +63,9 @@ fn decide_for(record: &ExecutionRecord, command: Command) -> Result<Vec<Event>, 
     }
     match command {
         Command::SubmitJob(_) | Command::RejectJob { .. } => Err(Rejection::AlreadyExists),
+        Command::DeclareDependencies(declared) => begin_with(record, declared.into()),
+        Command::Schedule(scheduled) => begin_with(record, scheduled.into()),
+        Command::SettleDependencies { ended } => Ok(record.settle(ended)),
         Command::Dequeue { claim } => dequeue(record, claim),
         Command::Start { lease, sandbox } => {
             let JobState::Dequeued { claim, .. } = &record.state else {
@@ -93,10 +96,13 @@ fn decide_for(record: &ExecutionRecord, command: Command) -> Result<Vec<Event>, 
         }
         Command::Finish { lease, ending } => {
             held(record, lease)?;
-            if matches!((&record.state, &*ending), (JobState::Dequeued { .. }, Ending::Succeeded { .. })) {
-                return Err(Rejection::NotStarted);
-            }
+            may_end(record, &ending)?;
             Ok(end(record, *ending))
+        }
+        Command::FinishOrRetry { lease, ending, cause, retry } => {
+            held(record, lease)?;
+            may_end(record, &ending)?;
+            Ok(finish_or_retry(record, *ending, cause, retry))
         }
         Command::FailAttempt { lease, error, retry } => {
             held(record, lease)?;
@@ -132,8 +138,18 @@ fn shred(record: &ExecutionRecord, by: String, reason: Option<String>, keys: u64
     if record.shredded_at.is_some() { Vec::new() } else { vec![PayloadShredded { by, reason, keys }.into()] }
 }
 
+/// What belongs to the submission itself.
+fn begin_with(record: &ExecutionRecord, event: Event) -> Result<Vec<Event>, Rejection> {
+    let is_taken = match &event {
+        Event::DependenciesDeclared(declared) => record.dependencies.is_some() || declared.after.is_empty(),
+        _ => record.schedule.is_some(),
+    };
+    if is_taken || !record.is_untouched() { Err(Rejection::AlreadyExists) } else { Ok(vec![event]) }
+}
+
 fn dequeue(record: &ExecutionRecord, claim: Claim) -> Result<Vec<Event>, Rejection> {
     match &record.state {
+        JobState::Queued { .. } if record.is_waiting() => return Err(Rejection::NotQueued),
         JobState::Queued { .. } => {}
         JobState::Dequeued { .. } | JobState::Running { .. } => return Err(Rejection::NotQueued),
         JobState::Ended { ending, .. } => return Err(Rejection::AlreadyEnded(ending.status())),
@@ -152,6 +168,14 @@ fn held(record: &ExecutionRecord, lease: i64) -> Result<&Claim, Rejection> {
         JobState::Queued { .. } | JobState::Dequeued { .. } | JobState::Running { .. } => {
             Err(Rejection::LeaseLost { lease })
         }
+    }
+}
+
+/// Code that never started has not succeeded.
+fn may_end(record: &ExecutionRecord, ending: &Ending) -> Result<(), Rejection> {
+    match (&record.state, ending) {
+        (JobState::Dequeued { .. }, Ending::Succeeded { .. }) => Err(Rejection::NotStarted),
+        _ => Ok(()),
     }
 }
 
@@ -197,9 +221,27 @@ fn fail_attempt(record: &ExecutionRecord, error: Failure, retry: Retry) -> Vec<E
             if error.error_type.is_infrastructure() && record.attempt < record.submitted.max_attempts =>
         {
             let attempt = record.attempt;
-            vec![RetryScheduled { attempt, delay_ms, not_before, cause: error }.into()]
+            vec![RetryScheduled { attempt, delay_ms, not_before, cause: error, observed: None }.into()]
         }
         Retry::At { .. } | Retry::Never => fail_for_good(record, error),
+    }
+}
+
+/// The end of code that ran, or another attempt. A replay is one attempt by nature.
+fn finish_or_retry(record: &ExecutionRecord, ending: Ending, cause: Failure, retry: Retry) -> Vec<Event> {
+    let is_replay = record.submitted.parent.is_some_and(|parent| parent.relationship == Relationship::Replay);
+    let may_retry = match ending {
+        Ending::Failed { .. } | Ending::TimedOut { .. } | Ending::OutOfMemory { .. } => !is_replay,
+        Ending::Succeeded { .. } | Ending::Cancelled { .. } => false,
+    };
+    match retry {
+        Retry::At { not_before, delay_ms }
+            if may_retry && record.cancel_requested.is_none() && record.attempt < record.submitted.max_attempts =>
+        {
+            let (attempt, observed) = (record.attempt, ending.observed().cloned());
+            vec![RetryScheduled { attempt, delay_ms, not_before, cause, observed }.into()]
+        }
+        Retry::At { .. } | Retry::Never => end(record, ending),
     }
 }
 

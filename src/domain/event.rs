@@ -6,9 +6,14 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::dependency::{DependenciesDeclared, DependenciesMet};
 use super::egress_observed::EgressObserved;
 use super::job::{Failure, Idempotency, InputFile, JobLimits, Observed, Parent, Phase, Sandbox};
 use super::pause::{JobTypePaused, JobTypeResumed};
+use super::schedule::{
+    JobScheduled, ScheduleChanged, ScheduleDefined, ScheduleFired, SchedulePaused, ScheduleRemoved, ScheduleResumed,
+    ScheduleSkipped,
+};
 use super::secret::{SecretRemoved, SecretSet, SecretUse, SecretsDelivered};
 use super::upkeep::{ExecutionExpired, LogArchived, PayloadShredded, RetentionApplied, TenantShredded};
 use super::{Digest, ErrorType};
@@ -84,6 +89,9 @@ macro_rules! events {
 events! {
     JobSubmitted,
     JobRejected,
+    DependenciesDeclared,
+    DependenciesMet,
+    JobScheduled,
     JobDequeued,
     ExecutionStarted,
     ExecutionSucceeded,
@@ -112,6 +120,13 @@ events! {
     NodeStopped,
     SecretSet,
     SecretRemoved,
+    ScheduleDefined,
+    ScheduleChanged,
+    SchedulePaused,
+    ScheduleResumed,
+    ScheduleRemoved,
+    ScheduleFired,
+    ScheduleSkipped,
     ExecutionExpired,
     PayloadShredded,
     TenantShredded,
@@ -261,7 +276,7 @@ pub struct LeaseExpired {
     pub cause: String,
 }
 
-/// The service failed the job and tries again later.
+/// An attempt failed and another follows: the service's failure, or one of the code that its job type retries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryScheduled {
     /// The attempt that failed.
@@ -269,6 +284,8 @@ pub struct RetryScheduled {
     pub delay_ms: u64,
     pub not_before: DateTime<Utc>,
     pub cause: Failure,
+    /// What was seen of the code; absent when none ran, or when it is the service that failed.
+    pub observed: Option<Observed>,
 }
 
 /// The service failed the job for good.

@@ -6,8 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::dependency::{Dependencies, DependenciesDeclared};
 use super::event::{CancelRequested, Event, EventKind, JobSubmitted, ReplayVerdictRecorded};
 use super::job::{Failure, Observed, Phase, Sandbox};
+use super::schedule::JobScheduled;
 use super::secret::SecretVersion;
 
 /// An event as it stands in its stream, without the hashes.
@@ -169,6 +171,12 @@ pub struct ExecutionRecord {
     /// What the latest attempt whose code ran was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretVersion>,
+    /// The executions that had to end before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dependencies: Option<Dependencies>,
+    /// The schedule that submitted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<JobScheduled>,
     /// When its time in the records was over; nothing more may happen to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expired_at: Option<DateTime<Utc>>,
@@ -271,6 +279,8 @@ impl ExecutionRecord {
             dead_letter: None,
             replay_verdict: None,
             secrets: Vec::new(),
+            dependencies: None,
+            schedule: None,
             expired_at: None,
             shredded_at: None,
         }
@@ -285,12 +295,30 @@ impl ExecutionRecord {
         match &envelope.event {
             Event::JobDequeued(dequeued) => {
                 let JobState::Queued { .. } = self.state else { return None };
-                if self.attempt.checked_add(1) != Some(dequeued.attempt) {
+                if self.attempt.checked_add(1) != Some(dequeued.attempt) || self.is_waiting() {
                     return None;
                 }
                 self.attempt = dequeued.attempt;
                 let claim = Claim { node_id: dequeued.node_id, slot: dequeued.slot, lease: dequeued.lease };
                 self.state = JobState::Dequeued { dequeued_at: at, claim };
+            }
+            Event::DependenciesDeclared(declared) => {
+                let DependenciesDeclared { after, policy } = declared.clone();
+                if !self.is_untouched() || self.dependencies.is_some() || after.is_empty() {
+                    return None;
+                }
+                self.dependencies = Some(Dependencies { after, policy, met_at: None });
+            }
+            Event::DependenciesMet(_) => {
+                let is_waiting = self.is_waiting();
+                self.dependencies.as_mut().filter(|_| is_waiting)?.met_at = Some(at);
+                self.queued_at = at;
+            }
+            Event::JobScheduled(scheduled) => {
+                if !self.is_untouched() || self.schedule.is_some() {
+                    return None;
+                }
+                self.schedule = Some(scheduled.clone());
             }
             Event::ExecutionStarted(started) => {
                 let JobState::Dequeued { dequeued_at, claim } = &self.state else { return None };
@@ -403,11 +431,23 @@ impl ExecutionRecord {
             | Event::NodeStopped(_)
             | Event::SecretSet(_)
             | Event::SecretRemoved(_)
+            | Event::ScheduleDefined(_)
+            | Event::ScheduleChanged(_)
+            | Event::SchedulePaused(_)
+            | Event::ScheduleResumed(_)
+            | Event::ScheduleRemoved(_)
+            | Event::ScheduleFired(_)
+            | Event::ScheduleSkipped(_)
             | Event::TenantShredded(_)
             | Event::RetentionApplied(_)
             | Event::LogArchived(_) => return None,
         }
         Some(())
+    }
+
+    /// Nobody has claimed it yet, nor asked for its end.
+    pub(super) fn is_untouched(&self) -> bool {
+        matches!(self.state, JobState::Queued { .. }) && self.attempt == 0 && self.cancel_requested.is_none()
     }
 
     fn leave_claim(&self, lease: i64) -> Option<()> {

@@ -9,7 +9,9 @@ mod attempts;
 mod catalog;
 mod command;
 mod comparison;
+mod cron;
 mod decide;
+mod dependency;
 mod digest;
 mod egress_observed;
 mod error_type;
@@ -26,6 +28,7 @@ mod recipe;
 mod redactor;
 mod requirement;
 mod retry;
+mod schedule;
 mod scrub;
 mod secret;
 mod upkeep;
@@ -34,7 +37,9 @@ pub use attempts::Attempt;
 pub use catalog::{Edition, Explained, Field};
 pub use command::{Command, Retry};
 pub use comparison::{Comparison, JsonDifference, first_difference};
+pub use cron::{Calendar, NotACalendar};
 pub use decide::{Rejection, decide};
+pub use dependency::{AfterPolicy, Dependencies, DependenciesDeclared, DependenciesMet, DependencyEnd, MAX_AFTER};
 pub use digest::{Digest, NotADigest, canonical_json, canonical_json_digest};
 pub use egress_observed::{EgressObserved, EgressRefusal, EgressRefused, HostTraffic};
 pub use error_type::ErrorType;
@@ -59,6 +64,10 @@ pub use recipe::{Recipe, Reference, Version};
 pub use redactor::{RedactedStream, Redactor};
 pub use requirement::{NotARequirement, Requirement};
 pub use retry::RetryPolicy;
+pub use schedule::{
+    Due, JobScheduled, Missed, NotASchedule, Overlap, Schedule, ScheduleChanged, ScheduleDefined, ScheduleFired,
+    SchedulePaused, ScheduleRemoved, ScheduleResumed, ScheduleSkipped, ScheduleTerms, SkipCause,
+};
 pub use scrub::scrub;
 pub use secret::{
     Delivery, MAX_SECRET_ENVIRONMENT_BYTES, MAX_SECRETS, SECRETS_FOLDER, SecretRemoved, SecretSet, SecretUse,

@@ -70,12 +70,22 @@ impl Event {
             Self::ExecutionTimedOut(end) => end.observed.as_ref(),
             Self::ExecutionOutOfMemory(end) => end.observed.as_ref(),
             Self::ExecutionCancelled(end) => end.observed.as_ref(),
+            Self::RetryScheduled(retry) => retry.observed.as_ref(),
             Self::JobRejected(_)
             | Self::JobDequeued(_)
+            | Self::DependenciesDeclared(_)
+            | Self::DependenciesMet(_)
+            | Self::JobScheduled(_)
+            | Self::ScheduleDefined(_)
+            | Self::ScheduleChanged(_)
+            | Self::SchedulePaused(_)
+            | Self::ScheduleResumed(_)
+            | Self::ScheduleRemoved(_)
+            | Self::ScheduleFired(_)
+            | Self::ScheduleSkipped(_)
             | Self::ExecutionStarted(_)
             | Self::CancelRequested(_)
             | Self::LeaseExpired(_)
-            | Self::RetryScheduled(_)
             | Self::JobDeadLettered(_)
             | Self::DeadLetterRequeued(_)
             | Self::DeadLetterDiscarded(_)

@@ -1,7 +1,8 @@
 //! Building the images of job types: what an engine is given, and what comes of it.
 
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -128,17 +129,32 @@ impl BuildError {
 
 /// Where a build writes what it does, line by line.
 #[derive(Debug, Clone)]
-pub struct Log(mpsc::UnboundedSender<String>);
+pub struct Log {
+    lines: mpsc::UnboundedSender<String>,
+    /// What an index asked to be waited, seconds; 0 when none did.
+    asked: Arc<AtomicU64>,
+}
 
 impl Log {
     pub fn new() -> (Self, mpsc::UnboundedReceiver<String>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
+        (Self { lines: sender, asked: Arc::default() }, receiver)
     }
 
     /// Nobody may listen any more, which is no reason to stop.
     pub fn say(&self, line: impl Into<String>) {
-        let _ = self.0.send(line.into());
+        let line = line.into();
+        if let Some(seconds) = line.strip_prefix(Fetch::ASKED).and_then(|text| text.trim().parse().ok()) {
+            self.asked.store(seconds, Ordering::Relaxed);
+        }
+        let _ = self.lines.send(line);
+    }
+
+    /// That an index has no time, and what it asked for if it did.
+    pub(super) fn busy(&self, engine: &'static str) -> BuildError {
+        let message = "the package index answered 429 or 503".to_owned();
+        let asked = Some(self.asked.load(Ordering::Relaxed)).filter(|seconds| *seconds > 0);
+        Error::Unavailable { engine, message, retry_after: asked.map(Duration::from_secs) }.into()
     }
 
     /// Text that may hold several lines, or none.
@@ -195,6 +211,9 @@ impl<'a> Fetch<'a> {
     pub const PROGRAM: &'static str = include_str!("../../docker/packages/fetch.py");
     /// The program's exit code when the limit ended it.
     pub const TOO_LARGE: i64 = 75;
+    /// And when an index answered 429 or 503 for as long as pip tried; then a line says what it asked for.
+    pub const BUSY: i64 = 69;
+    const ASKED: &'static str = "an index has no time; retry-after:";
 
     /// # Errors
     /// When the certificates cannot be read.
@@ -233,6 +252,18 @@ pub(super) const INSTALL: &str = include_str!("../../docker/packages/install.py"
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_index_asks_for_is_found_in_the_log() {
+        let asked = |line: &str| {
+            let (log, _lines) = Log::new();
+            log.say_all(line);
+            let BuildError::Engine(error) = log.busy("docker") else { panic!("not the engine's") };
+            error.retry_after().map(|asked| asked.as_secs())
+        };
+        assert_eq!(asked("an index has no time; retry-after: 17"), Some(17));
+        assert_eq!(asked("an index has no time; retry-after: "), None);
+    }
 
     #[test]
     fn bytes_in_pieces_are_lines_in_the_log() {

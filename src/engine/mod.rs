@@ -11,6 +11,7 @@ pub mod guest_binary;
 pub mod native;
 pub mod pool;
 mod relay;
+mod retry_after;
 mod runtime_dir;
 pub mod scripted;
 pub mod session;
@@ -262,7 +263,12 @@ pub struct Run {
 pub enum Error {
     /// The engine does not answer or refuses work for now; retry later.
     #[error("{engine} engine is unavailable: {message}")]
-    Unavailable { engine: &'static str, message: String },
+    Unavailable {
+        engine: &'static str,
+        message: String,
+        /// What it, or a registry behind it, asked to be waited.
+        retry_after: Option<Duration>,
+    },
     /// The image cannot be had.
     #[error("image {reference} is not available: {message}")]
     Image { reference: String, message: String },
@@ -286,4 +292,19 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// What was asked to be waited before another try.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::Image { .. }
+            | Self::Startup(_)
+            | Self::Guest(_)
+            | Self::Lost { .. }
+            | Self::Unresponsive(_)
+            | Self::System { .. } => None,
+        }
+    }
 }

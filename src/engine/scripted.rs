@@ -15,6 +15,7 @@
 //! | `exit CODE` | ends with that code |
 //! | `oom` | the OOM killer strikes |
 //! | `lose` | the sandbox vanishes: an infrastructure failure |
+//! | `busy SECONDS` | the engine has no time, and asks to be left alone for so long |
 //! | anything else | nothing |
 //!
 //! A build takes what its requirements say: `fails` fails, `hangs` never ends, any other is there.
@@ -265,6 +266,11 @@ impl Sandbox for ScriptedSandbox {
                 "oom" => {
                     run.report.end = End::Signaled { signal: libc::SIGKILL };
                     run.report.oom_killed = Some(true);
+                }
+                "busy" => {
+                    let retry_after = rest.parse().ok().map(Duration::from_secs_f64);
+                    let message = "the script says so".to_owned();
+                    return Err(Error::Unavailable { engine: "scripted", message, retry_after });
                 }
                 "lose" => {
                     return Err(Error::Lost { message: "the script says so".to_owned(), oom_killed: false });

@@ -19,6 +19,7 @@ pub enum StreamKind {
     Upkeep = 4,
     /// The definitions of a job type.
     JobType = 5,
+    Schedule = 6,
 }
 
 impl StreamKind {
@@ -29,10 +30,11 @@ impl StreamKind {
             Self::Node => "node",
             Self::Upkeep => "upkeep",
             Self::JobType => "job_type",
+            Self::Schedule => "schedule",
         }
     }
 
-    const ALL: [Self; 5] = [Self::Execution, Self::Build, Self::Node, Self::Upkeep, Self::JobType];
+    const ALL: [Self; 6] = [Self::Execution, Self::Build, Self::Node, Self::Upkeep, Self::JobType, Self::Schedule];
 
     pub(super) fn from_code(code: i16) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as i16 == code)

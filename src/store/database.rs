@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
@@ -18,6 +18,15 @@ const ROLE: &str = "tako_vm_app";
 
 /// Priorities go from 0 to 9.
 const PRIORITIES: usize = 10;
+
+/// How long a migration may wait for a lock, with every append behind it.
+const LOCK_TIMEOUT: &str = "1s";
+
+/// Between two tries, in which others have their turn.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long such a lock is waited for in all.
+const LOCK_PATIENCE: Duration = Duration::from_secs(300);
 
 /// How to reach the database.
 #[derive(Clone)]
@@ -187,13 +196,28 @@ async fn assume_role(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Runs the migrations the database lacks, one program at a time; answers how many.
+/// Runs the migrations the database lacks, one program at a time; answers how many. Other nodes go on
+/// meanwhile: a migration that cannot have a lock within a second gives way to those behind it, and is
+/// tried again, for some minutes.
 ///
 /// # Errors
 /// [`Error::DatabaseNewer`] before anything is run; [`Error::Migration`] for one that failed.
 pub async fn migrate(options: &Options) -> Result<usize, Error> {
-    let mut connection =
-        PgConnection::connect_with(&options.connect_options()?).await.map_err(Error::during("connect"))?;
+    let began = Instant::now();
+    loop {
+        match migrate_once(options).await {
+            Err(Error::Migration(error)) if is_lock_timeout(&error) && began.elapsed() < LOCK_PATIENCE => {
+                tracing::info!("migrations wait for a lock that others hold");
+                tokio::time::sleep(LOCK_PAUSE.mul_f64(0.5 + rand::random::<f64>())).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn migrate_once(options: &Options) -> Result<usize, Error> {
+    let options = options.connect_options()?.options([("lock_timeout", LOCK_TIMEOUT)]);
+    let mut connection = PgConnection::connect_with(&options).await.map_err(Error::during("connect"))?;
     // sqlx takes an advisory lock of its own around the run, and drops it with the connection.
     let before = applied(&mut connection).await?;
     let result = MIGRATIONS.run(&mut connection).await;
@@ -207,6 +231,12 @@ pub async fn migrate(options: &Options) -> Result<usize, Error> {
         }
         Err(error) => Err(Error::Migration(Arc::new(error))),
     }
+}
+
+/// `lock_not_available`, of whatever statement.
+fn is_lock_timeout(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
 }
 
 /// How many migrations the database has, and the newest.

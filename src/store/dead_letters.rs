@@ -75,6 +75,19 @@ impl Store {
         Ok(row.map(letter))
     }
 
+    /// Up to `limit` executions whose dead letters came before a moment, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn dead_letters_before(&self, moment: DateTime<Utc>, limit: u32) -> Result<Vec<Uuid>, Error> {
+        sqlx::query_scalar("SELECT execution_id FROM dead_letters WHERE created_at < $1 ORDER BY created_at LIMIT $2")
+            .bind(moment)
+            .bind(i64::from(limit))
+            .fetch_all(self.pool())
+            .await
+            .map_err(Error::during("look for old dead letters"))
+    }
+
     /// How many there are of each error type, the most frequent first.
     ///
     /// # Errors

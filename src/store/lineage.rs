@@ -48,7 +48,7 @@ enum Direction {
 }
 
 impl Store {
-    /// The lineage of a tenant's execution, by parents and by artifacts given to others; `None`
+    /// The lineage of a tenant's execution, by parents, by artifacts given to others and by who waited for whom; `None`
     /// when the tenant has no such execution.
     ///
     /// # Errors
@@ -96,6 +96,8 @@ impl Store {
         let ids: Vec<_> = frontier.iter().map(|member| member.record.execution_id).collect();
         sqlx::query_scalar(
             "(SELECT execution_id FROM executions WHERE parent_execution_id = ANY ($1) ORDER BY execution_id LIMIT $2) \
+             UNION \
+             (SELECT execution_id FROM dependencies WHERE after_id = ANY ($1) ORDER BY execution_id LIMIT $2) \
              UNION \
              (SELECT stream_id FROM events \
                WHERE event_type = 'JobSubmitted' AND strpos(payload::text, '\"files\":[') > 0 \
@@ -184,9 +186,11 @@ impl Store {
     }
 }
 
-/// The executions that one came from directly: its parent, and those whose artifacts it was given.
+/// The executions that one came from directly: its parent, those that it waited for, and those whose
+/// artifacts it was given.
 fn origins(record: &ExecutionRecord) -> BTreeSet<Uuid> {
     let parent = record.submitted.parent.map(|parent| parent.execution_id);
     let sources = record.submitted.files.iter().filter_map(|file| Some(file.source.as_ref()?.execution_id));
-    parent.into_iter().chain(sources).collect()
+    let after = record.dependencies.iter().flat_map(|dependencies| dependencies.after.iter().copied());
+    parent.into_iter().chain(sources).chain(after).collect()
 }

@@ -22,12 +22,15 @@ pub struct Wake {
     pub ended: bool,
     /// A running job is to be cancelled.
     pub cancel: bool,
+    /// Something ended that a job waits for. An older program does not say so.
+    #[serde(default)]
+    pub dependents: bool,
 }
 
 impl Wake {
     /// Anything may have happened.
     fn everything() -> Self {
-        Self { node: String::new(), queue: true, ended: true, cancel: true }
+        Self { node: String::new(), queue: true, ended: true, cancel: true, dependents: true }
     }
 
     fn of(notification: &PgNotification) -> Self {

@@ -28,6 +28,8 @@ pub struct Holds {
     pub records: i64,
     /// Nodes that may still be running.
     pub nodes: i64,
+    /// Schedules that were not removed.
+    pub schedules: i64,
     /// Events that no seal covers.
     pub unsealed: i64,
     pub events: i64,
@@ -37,7 +39,7 @@ pub struct Holds {
 
 impl Holds {
     pub fn is_free(&self) -> bool {
-        self.is_past && (self.records, self.nodes, self.unsealed) == (0, 0, 0)
+        self.is_past && (self.records, self.nodes, self.schedules, self.unsealed) == (0, 0, 0, 0)
     }
 }
 
@@ -48,8 +50,9 @@ impl std::fmt::Display for Holds {
         }
         write!(
             f,
-            "{} executions that have not expired, {} nodes that may be running, {} events that are not sealed",
-            self.records, self.nodes, self.unsealed
+            "{} executions that have not expired, {} nodes that may be running, {} schedules, \
+             {} events that are not sealed",
+            self.records, self.nodes, self.schedules, self.unsealed
         )
     }
 }
@@ -150,6 +153,7 @@ async fn holds(connection: &mut PgConnection, to_stream: Uuid) -> Result<Holds, 
         "SELECT (SELECT count(*) FROM executions WHERE execution_id < $1) AS records, \
                 (SELECT count(*) FROM nodes WHERE node_id < $1 AND state <> 'stopped' \
                     AND heartbeat_at > now() - interval '1 day') AS nodes, \
+                (SELECT count(*) FROM schedules WHERE schedule_id < $1 AND removed_at IS NULL) AS schedules, \
                 (SELECT count(*) FROM events WHERE stream_id < $1 AND position > \
                      (SELECT coalesce(max(last_position), 0) FROM seals)) AS unsealed, \
                 (SELECT count(*) FROM events WHERE stream_id < $1) AS events, \

@@ -97,7 +97,7 @@ fn paths(event_type: &str) -> Vec<(&'static str, Value)> {
             ];
         }
         "CancelRequested" | "DeadLetterDiscarded" => return vec![("reason", Value::Null)],
-        "RetryScheduled" => return vec![("cause/message", json!(HIDDEN))],
+        "RetryScheduled" => Some(("cause/message", json!(HIDDEN))),
         "JobDeadLettered" => return vec![("message", json!(HIDDEN))],
         "ReplayVerdictRecorded" => {
             return vec![("differences/*/pointer", Value::Null), ("differences/*/artifact", Value::Null)];

@@ -17,13 +17,14 @@ use super::error::Error;
 use crate::domain::{Digest, EventKind, ExecutionRecord};
 
 /// Events whose payloads name bytes.
-const NAMING: [EventKind; 6] = [
+const NAMING: [EventKind; 7] = [
     EventKind::JobSubmitted,
     EventKind::ExecutionSucceeded,
     EventKind::ExecutionFailed,
     EventKind::ExecutionTimedOut,
     EventKind::ExecutionOutOfMemory,
     EventKind::ExecutionCancelled,
+    EventKind::RetryScheduled,
 ];
 
 /// Blobs removed in one transaction; appends wait for one such step at most.
@@ -100,6 +101,7 @@ impl Store {
         sqlx::query(
             "WITH endings AS (DELETE FROM endings WHERE status = $2 AND execution_id = $1), \
                   letters AS (DELETE FROM dead_letters WHERE execution_id = $1), \
+                  dependencies AS (DELETE FROM dependencies WHERE execution_id = $1), \
                   keys AS (DELETE FROM idempotency_keys WHERE tenant = $3 AND key = $4 AND execution_id = $1) \
              DELETE FROM executions WHERE execution_id = $1",
         )

@@ -27,9 +27,20 @@ fn chain(kind: EventKind) -> &'static [Upcaster] {
     match kind {
         EventKind::JobSubmitted => &[job_submitted_2, unchanged, unchanged],
         EventKind::ExecutionStarted => &[execution_started_2],
+        EventKind::RetryScheduled => &[retry_scheduled_2],
         EventKind::ReplayVerdictRecorded => &[replay_verdict_recorded_2, unchanged],
         EventKind::JobRejected
         | EventKind::JobDequeued
+        | EventKind::DependenciesDeclared
+        | EventKind::DependenciesMet
+        | EventKind::JobScheduled
+        | EventKind::ScheduleDefined
+        | EventKind::ScheduleChanged
+        | EventKind::SchedulePaused
+        | EventKind::ScheduleResumed
+        | EventKind::ScheduleRemoved
+        | EventKind::ScheduleFired
+        | EventKind::ScheduleSkipped
         | EventKind::ExecutionSucceeded
         | EventKind::ExecutionFailed
         | EventKind::ExecutionTimedOut
@@ -37,7 +48,6 @@ fn chain(kind: EventKind) -> &'static [Upcaster] {
         | EventKind::CancelRequested
         | EventKind::ExecutionCancelled
         | EventKind::LeaseExpired
-        | EventKind::RetryScheduled
         | EventKind::JobDeadLettered
         | EventKind::DeadLetterRequeued
         | EventKind::DeadLetterDiscarded
@@ -78,6 +88,12 @@ fn execution_started_2(mut payload: Value) -> Result<Value, NotUpcast> {
     let sandbox = object(&mut payload, "the payload")?.get_mut("sandbox");
     let sandbox = sandbox.ok_or_else(|| NotUpcast::Misfit("sandbox is missing".to_owned()))?;
     object(sandbox, "sandbox")?.insert("hash_seed".to_owned(), Value::Null);
+    Ok(payload)
+}
+
+/// Version 2 says what was seen of the code that is tried again, which none was before.
+fn retry_scheduled_2(mut payload: Value) -> Result<Value, NotUpcast> {
+    object(&mut payload, "the payload")?.insert("observed".to_owned(), Value::Null);
     Ok(payload)
 }
 

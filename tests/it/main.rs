@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
 #![allow(clippy::disallowed_methods, reason = "a test may look at the real clock")]
 
+mod after;
 mod api;
 mod architecture;
 #[path = "../attacks/mod.rs"]
@@ -11,6 +12,7 @@ mod audit_cli;
 mod catalog;
 mod cli;
 mod db;
+mod dead_letters;
 mod dev;
 mod dlq_cli;
 mod docker;
@@ -25,6 +27,8 @@ mod native;
 mod past;
 mod queueing;
 mod retention;
+mod retries;
+mod schedules;
 mod secrets;
 mod shredding;
 mod simulation;

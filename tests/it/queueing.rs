@@ -92,7 +92,7 @@ async fn limits_hold_over_two_nodes_and_are_told() {
     assert_eq!((&record["concurrency_key"], &record["concurrency_limit"]), (&json!("k"), &json!(1)), "{record:#}");
     let next = submit(&world, json!({"code": "print 1", "concurrency_key": "k"})).await;
     within(Duration::from_secs(5), "it is told why it waits", async || {
-        world.get(&format!("/jobs/{next}")).await.1["waits_for"] == "key_limit"
+        world.get(&format!("/jobs/{next}")).await.1["held_back_by"] == "key_limit"
     })
     .await;
     // The wait ends with the other job, which is cancelled from the other node.
@@ -140,7 +140,7 @@ async fn a_paused_job_type_starts_nowhere_until_it_is_resumed() {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (_, status) = world.get(&format!("/jobs/{waits}")).await;
-        assert_eq!((&status["status"], &status["waits_for"]), (&json!("queued"), &json!("paused")), "{status}");
+        assert_eq!((&status["status"], &status["held_back_by"]), (&json!("queued"), &json!("paused")), "{status}");
         let resume = format!("/job-types/{name}/resume");
         let (status, resumed) = at(&world, &other, reqwest::Method::POST, &resume, json!({})).await;
         assert_eq!((status, &resumed["paused"]), (200, &json!(false)), "{resumed}");
@@ -171,7 +171,7 @@ async fn a_job_runs_on_a_node_that_has_what_its_type_asks_for() {
     let mut world = World::start_with(placed, scripted()).await;
     let id = submit(&world, json!({"code": "print 1", "job_type": "near"})).await;
     let (_, status) = world.get(&format!("/jobs/{id}")).await;
-    assert_eq!((&status["status"], &status["waits_for"]), (&json!("queued"), &json!("no_node")), "{status}");
+    assert_eq!((&status["status"], &status["held_back_by"]), (&json!("queued"), &json!("no_node")), "{status}");
     let message = status["message"].as_str().unwrap();
     assert!(message.contains("no node that lives can run the job"), "{message}");
     let (_, result) = world.get(&format!("/jobs/{id}/result")).await;

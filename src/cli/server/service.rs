@@ -89,6 +89,7 @@ impl Service {
             signing_key,
             secret_key: secret_key::load(&config)?,
             network,
+            read_submission: api::schedules::read_submission,
             io: io.clone(),
         })
         .await?;
@@ -102,6 +103,7 @@ impl Service {
             queue: node.queue.clone(),
             dlq: node.dlq.clone(),
             vault: node.vault.clone(),
+            schedules: node.schedules.clone(),
             retention: node.retention.clone(),
             builder: node.builder.clone(),
             builds: Arc::clone(&node.builds),

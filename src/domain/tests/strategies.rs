@@ -1,9 +1,9 @@
 //! Arbitrary events, commands and JSON.
 
 use chrono::{DateTime, Utc};
-use proptest::collection::{btree_map, vec};
-use proptest::option;
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
+use proptest::{option, sample};
 use uuid::Uuid;
 
 use super::story::job;
@@ -256,9 +256,14 @@ pub fn execution_event() -> BoxedStrategy<Event> {
         1 => (text(), reason(), seen())
             .prop_map(|(by, reason, observed)| ExecutionCancelled { by, reason, observed }.into()),
         6 => (id(), lease(), text()).prop_map(|(node_id, lease, cause)| LeaseExpired { node_id, lease, cause }.into()),
-        6 => (attempt(), any::<u64>(), time(), failure()).prop_map(|(attempt, delay_ms, not_before, cause)| {
-            RetryScheduled { attempt, delay_ms, not_before, cause }.into()
-        }),
+        6 => (attempt(), any::<u64>(), time(), failure(), seen()).prop_map(
+            |(attempt, delay_ms, not_before, cause, observed)| {
+                RetryScheduled { attempt, delay_ms, not_before, cause, observed }.into()
+            }
+        ),
+        2 => declared().prop_map(Event::DependenciesDeclared),
+        2 => vec(dependency_end(), 0..3).prop_map(|ended| DependenciesMet { ended }.into()),
+        1 => scheduled().prop_map(Event::JobScheduled),
         2 => (error_type(), text(), any::<u32>()).prop_map(|(error_type, message, attempts)| JobDeadLettered {
             error_type,
             message,
@@ -276,10 +281,60 @@ pub fn execution_event() -> BoxedStrategy<Event> {
     .boxed()
 }
 
+fn declared() -> impl Strategy<Value = DependenciesDeclared> {
+    let policy = prop_oneof![Just(AfterPolicy::Succeeded), Just(AfterPolicy::AnyEnd)];
+    (btree_set(id(), 1..4), policy)
+        .prop_map(|(after, policy)| DependenciesDeclared { after: after.into_iter().collect(), policy })
+}
+
+fn dependency_end() -> impl Strategy<Value = DependencyEnd> {
+    let status = sample::select(&Status::ALL[2..]);
+    (id(), option::of(status)).prop_map(|(execution_id, status)| DependencyEnd { execution_id, status })
+}
+
+fn scheduled() -> impl Strategy<Value = JobScheduled> {
+    (id(), text(), time()).prop_map(|(schedule_id, name, due_at)| JobScheduled { schedule_id, name, due_at })
+}
+
+fn terms() -> impl Strategy<Value = ScheduleTerms> {
+    let overlap = prop_oneof![Just(Overlap::Allow), Just(Overlap::Skip)];
+    let missed = prop_oneof![Just(Missed::Once), Just(Missed::Skip)];
+    (text(), text(), overlap, missed, digest()).prop_map(|(cron, timezone, overlap, missed, job)| ScheduleTerms {
+        cron,
+        timezone,
+        overlap,
+        missed,
+        job,
+    })
+}
+
+/// Any event of a schedule's stream.
+pub fn schedule_event() -> BoxedStrategy<Event> {
+    let cause = prop_oneof![Just(SkipCause::Overlap), Just(SkipCause::Missed), Just(SkipCause::Refused)];
+    prop_oneof![
+        (text(), text(), terms(), any::<bool>(), text())
+            .prop_map(|(tenant, name, terms, enabled, by)| ScheduleDefined { tenant, name, terms, enabled, by }.into()),
+        (terms(), text()).prop_map(|(terms, by)| ScheduleChanged { terms, by }.into()),
+        text().prop_map(|by| SchedulePaused { by }.into()),
+        text().prop_map(|by| ScheduleResumed { by }.into()),
+        text().prop_map(|by| ScheduleRemoved { by }.into()),
+        (time(), id(), option::of(time()), digest()).prop_map(|(due_at, execution_id, missed_since, job)| {
+            ScheduleFired { due_at, execution_id, missed_since, job }.into()
+        }),
+        (time(), time(), cause, option::of(id()), option::of(text())).prop_map(
+            |(due_at, through, cause, execution_id, reason)| {
+                ScheduleSkipped { due_at, through, cause, execution_id, reason }.into()
+            }
+        ),
+    ]
+    .boxed()
+}
+
 /// Any event.
 pub fn event() -> BoxedStrategy<Event> {
     prop_oneof![
         16 => execution_event(),
+        4 => schedule_event(),
         1 => (text(), text(), text()).prop_map(|(job_type, digest, by)| BuildRequested { job_type, digest, by }.into()),
         1 => id().prop_map(|node_id| BuildStarted { node_id }.into()),
         1 => (text(), text(), option::of(digest()), digest(), option::of(text()), any::<u64>()).prop_map(
@@ -357,6 +412,12 @@ pub fn command() -> BoxedStrategy<Command> {
         4 => claim.prop_map(|claim| Command::Dequeue { claim }),
         4 => (lease(), sandbox()).prop_map(|(lease, sandbox)| Command::Start { lease, sandbox }),
         3 => (lease(), ending()).prop_map(|(lease, ending)| Command::Finish { lease, ending: Box::new(ending) }),
+        3 => (lease(), ending(), failure(), retry.clone()).prop_map(|(lease, ending, cause, retry)| {
+            Command::FinishOrRetry { lease, ending: Box::new(ending), cause, retry }
+        }),
+        1 => declared().prop_map(Command::DeclareDependencies),
+        2 => vec(dependency_end(), 0..3).prop_map(|ended| Command::SettleDependencies { ended }),
+        1 => scheduled().prop_map(Command::Schedule),
         3 => (lease(), failure(), retry)
             .prop_map(|(lease, error, retry)| Command::FailAttempt { lease, error, retry }),
         1 => (text(), option::of(text())).prop_map(|(by, reason)| Command::RequestCancel { by, reason }),

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::Command;
 
 use super::daemon::{CallError, Daemon};
-use crate::engine::Error;
+use crate::engine::{Error, retry_after};
 
 const SCRIPT: &str = include_str!("../../../docker/base-image.sh");
 
@@ -112,6 +112,10 @@ pub(super) async fn obtain(
     if let Err(refusal) = pull(daemon, &source, pull_timeout, build_timeout).await {
         tracing::info!(image = %source, reason = %refusal, "no pull");
         let Some(version) = version else {
+            if let Some(retry_after) = retry_after::busy(&refusal) {
+                let message = format!("the registry of {source} has no time: {refusal}");
+                return Err(Error::Unavailable { engine: "docker", message, retry_after });
+            }
             return Err(image_error(&source, refusal));
         };
         if !daemon.is_local() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bollard::Docker;
 
 use super::breaker::{Breaker, Settings, Snapshot};
-use crate::engine::Error;
+use crate::engine::{Error, retry_after};
 
 /// The daemon as this engine talks to it.
 pub(super) struct Daemon {
@@ -50,18 +50,27 @@ impl CallError {
 impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
         match error {
+            CallError::Answered { status: status @ (429 | 503), message, .. } => {
+                let retry_after = retry_after::busy(&message).flatten();
+                let message = format!("it answered {status}: {message}");
+                Error::Unavailable { engine: "docker", message, retry_after }
+            }
             // The daemon works and does not want this: trying again would not help.
             CallError::Answered { call, status: status @ 400..500, message } => Self::System {
                 context: format!("docker refused to {call} with status {status}"),
                 source: std::io::Error::new(std::io::ErrorKind::InvalidInput, message),
             },
+            CallError::Refused(wait) => {
+                let message = CallError::Refused(wait).to_string();
+                Error::Unavailable { engine: "docker", message, retry_after: Some(wait) }
+            }
             error => unavailable(error.to_string()),
         }
     }
 }
 
 pub(super) fn unavailable(message: String) -> Error {
-    Error::Unavailable { engine: "docker", message }
+    Error::Unavailable { engine: "docker", message, retry_after: None }
 }
 
 impl Daemon {

@@ -70,6 +70,7 @@ pub(super) async fn fetch(
     lines.end(log);
     match exit_code(tools, container.id()).await? {
         0 => {}
+        Fetch::BUSY => return Err(log.busy("docker")),
         Fetch::TOO_LARGE => return Err(BuildError::TooLarge { limit_bytes: plan.settings.max_bytes }),
         137 => return Err(BuildError::Failed("the download was killed: it needs more than build.memory".to_owned())),
         code => return Err(BuildError::Failed(format!("pip could not get the packages (exit code {code})"))),

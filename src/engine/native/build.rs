@@ -142,6 +142,7 @@ async fn wheels(host: &Host<'_>, plan: &Plan, scratch: &Path, log: &Log) -> Resu
     let status = run(command, input, log).await?;
     match status.code() {
         Some(0) => {}
+        Some(code) if i64::from(code) == Fetch::BUSY => return Err(log.busy("native")),
         Some(code) if i64::from(code) == Fetch::TOO_LARGE => {
             return Err(BuildError::TooLarge { limit_bytes: plan.settings.max_bytes });
         }

@@ -255,11 +255,13 @@ fn system(context: &str, source: io::Error) -> Error {
 }
 
 fn gone(error: &io::Error) -> Error {
-    Error::Unavailable { engine: "native", message: format!("launcher does not answer: {error}") }
+    let message = format!("launcher does not answer: {error}");
+    Error::Unavailable { engine: "native", message, retry_after: None }
 }
 
 fn unexpected(answer: &Answer) -> Error {
-    Error::Unavailable { engine: "native", message: format!("launcher answered {answer:?}") }
+    let message = format!("launcher answered {answer:?}");
+    Error::Unavailable { engine: "native", message, retry_after: None }
 }
 
 #[cfg(test)]

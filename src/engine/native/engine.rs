@@ -73,6 +73,7 @@ impl NativeEngine {
                     "no cgroup limits {}; run as root, or under a unit with Delegate=yes",
                     missing.join(", ")
                 ),
+                retry_after: None,
             });
         }
         let in_runtime_dir =
@@ -397,5 +398,5 @@ fn explain(error: &Error) -> String {
 }
 
 pub(super) fn unavailable(message: String) -> Error {
-    Error::Unavailable { engine: "native", message }
+    Error::Unavailable { engine: "native", message, retry_after: None }
 }

@@ -63,7 +63,7 @@ impl Engine for FlagEngine {
 
     async fn start(&self, _: &SandboxSpec) -> Result<Box<dyn Sandbox>, Error> {
         if self.0.refuses.load(Ordering::SeqCst) {
-            return Err(Error::Unavailable { engine: "flags", message: "told to".to_owned() });
+            return Err(Error::Unavailable { engine: "flags", message: "told to".to_owned(), retry_after: None });
         }
         self.0.alive.fetch_add(1, Ordering::SeqCst);
         let number = self.0.started.fetch_add(1, Ordering::SeqCst);

@@ -12,6 +12,7 @@ mod rebuild;
 mod records;
 mod schema;
 mod sealed;
+mod upgrade;
 
 use chrono::{DateTime, Utc};
 use tako_vm::store::{Append, Appended, NewEvent, Outcome, QueueChange, RecordRow, StreamKind};
