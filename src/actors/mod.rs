@@ -4,7 +4,7 @@
 //! [`appender`] makes durable. The [`queue`] claims jobs for free [`slot`]s; a slot's [`attempt`]
 //! runs one in a sandbox and says how it ended. The [`builder`] provides environments, [`dlq`]
 //! handles jobs the service failed, the [`vault`] keeps secrets, the [`reaper`] keeps leases, the [`sealer`]
-//! seals the log. [`topology`] starts and stops
+//! seals the log. What one node wants of others goes by [`broadcast`] and builds' errands. [`topology`] starts and stops
 //! them, [`root`] watches them.
 //!
 //! Actors hold decisions; whatever waits for the database or the engine runs as a task on the
@@ -12,6 +12,7 @@
 
 pub mod appender;
 pub mod attempt;
+pub mod broadcast;
 mod build_run;
 pub mod builder;
 pub mod builds;
@@ -19,6 +20,8 @@ mod custody;
 mod definitions;
 mod delivery;
 pub mod dlq;
+mod errands;
+pub mod fleet;
 mod given_files;
 pub mod images;
 pub mod intake;
@@ -32,6 +35,7 @@ pub mod reaper;
 mod redaction;
 mod repeat;
 mod replay;
+mod resolved_images;
 pub mod retention;
 pub mod root;
 mod sandbox_spec;

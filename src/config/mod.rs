@@ -7,6 +7,7 @@
 //! Durations are seconds (`timeout: 30`, `poll_interval: 0.5`), sizes are bytes or text such as
 //! `64k`, `512m`, `2g` (powers of 1024).
 
+mod blobs;
 mod bounds;
 mod build;
 mod check;
@@ -18,17 +19,20 @@ mod job_type;
 mod known_keys;
 mod pip;
 mod retention;
+mod role;
 mod secret;
 mod settings;
 mod shared_code;
 mod sources;
 mod units;
 
+pub use blobs::{BlobStore, Blobs, S3};
 pub use build::Build;
 pub use error::{Error, Issue};
 pub use job_type::{Gpu, JobType, Network, Normalise, Pattern, PoolOverride, Replay, RetryOverride, VersionRetention};
 pub use pip::Pip;
 pub use retention::{Kept, Retention, RetentionOverride};
+pub use role::Role;
 pub use secret::{DatabaseUrl, Secret};
 pub use settings::{
     ApiKey, Audit, Config, ContainerLimits, Docker, EngineChoice, Host, Leases, Limits, Log, LogFormat, Native, Pool,

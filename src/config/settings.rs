@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::blobs::Blobs;
 use super::build::Build;
 use super::job_type::{self, JobType};
 use super::retention::Retention;
+use super::role::Role;
 use super::secret::{DatabaseUrl, Secret};
 use super::units::{bytes, seconds};
 
@@ -22,6 +24,7 @@ const MIB: u64 = 1 << 20;
 pub struct Config {
     /// Refuses what only suits development: the embedded database cluster.
     pub production_mode: bool,
+    pub role: Role,
     pub security_mode: SecurityMode,
     pub engine: EngineChoice,
     /// OCI runtime of the Docker engine: `auto`, `runc`, `runsc`, or another that it knows.
@@ -54,6 +57,7 @@ pub struct Config {
     pub leases: Leases,
     pub retry: Retry,
     pub retention: Retention,
+    pub blobs: Blobs,
     pub audit: Audit,
     pub secrets: Secrets,
     pub log: Log,
@@ -67,6 +71,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             production_mode: false,
+            role: Role::All,
             security_mode: SecurityMode::Permissive,
             engine: EngineChoice::Auto,
             container_runtime: "auto".to_owned(),
@@ -89,6 +94,7 @@ impl Default for Config {
             leases: Leases::default(),
             retry: Retry::default(),
             retention: Retention::default(),
+            blobs: Blobs::default(),
             audit: Audit::default(),
             secrets: Secrets::default(),
             log: Log::default(),

@@ -70,7 +70,7 @@ catalog! {
     BuildSucceeded: 1;
     BuildFailed: 1;
     JobTypeDefined: 1;
-    NodeStarted: 1;
+    NodeStarted: 1 2;
     NodeDraining: 1;
     NodeStopped: 1;
     SecretSet: 1;

@@ -28,6 +28,7 @@ fn chain(kind: EventKind) -> &'static [Upcaster] {
         EventKind::JobSubmitted => &[job_submitted_2, unchanged],
         EventKind::ExecutionStarted => &[execution_started_2],
         EventKind::ReplayVerdictRecorded => &[replay_verdict_recorded_2, unchanged],
+        EventKind::NodeStarted => &[unchanged],
         EventKind::JobRejected
         | EventKind::JobDequeued
         | EventKind::ExecutionSucceeded
@@ -48,7 +49,6 @@ fn chain(kind: EventKind) -> &'static [Upcaster] {
         | EventKind::BuildSucceeded
         | EventKind::BuildFailed
         | EventKind::JobTypeDefined
-        | EventKind::NodeStarted
         | EventKind::NodeDraining
         | EventKind::NodeStopped
         | EventKind::SecretSet
