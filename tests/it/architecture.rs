@@ -38,6 +38,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("httparse", &["egress/"]),
     ("anyhow", &["cli/"]),
     ("reqwest", &["cli/"]),
+    ("object_store", &["store/"]),
     ("tako_guest", &["engine/", "actors/", "domain/outcome.rs", "domain/tests/"]),
 ];
 
@@ -52,8 +53,10 @@ const PARTS: &[(&str, &str, &[&str])] = &[
         &[
             "Store",
             "Error",
+            "ObjectsHealth",
             "StoredEvent",
             "Filter",
+            "Page",
             "StatusCounts",
             "Stored",
             "Family",

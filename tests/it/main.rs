@@ -10,6 +10,7 @@ mod attacks;
 mod audit_cli;
 mod catalog;
 mod cli;
+mod cluster;
 mod db;
 mod dev;
 mod dlq_cli;
