@@ -190,7 +190,7 @@ impl Objects {
         ObjectsHealth { kind, is_available, is_open: place.circuit().is_open() }
     }
 
-    fn find<'a>(&self, name: &'a str) -> Result<(&Place, Path), Error> {
+    fn find(&self, name: &str) -> Result<(&Place, Path), Error> {
         let (kind, path) = name.split_once('/').unwrap_or((name, ""));
         let path = Path::parse(path).map_err(|error| Error::corrupt("blobs", name, "object", error))?;
         Ok((self.place(kind)?, path))
