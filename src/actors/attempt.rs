@@ -29,9 +29,6 @@ use crate::engine::pool::Pool;
 use crate::engine::{self, Sandbox, SandboxSpec};
 use crate::store;
 
-/// Blobs up to this size travel with the append; larger ones are put before it.
-const SMALL_BLOB_BYTES: usize = 16 << 10;
-
 /// What every attempt of a node works with.
 #[derive(Clone)]
 pub struct Bench {
@@ -263,7 +260,8 @@ impl Attempt<'_> {
             },
         };
         let startup = self.began.elapsed();
-        let mut live = LiveRedaction::new(redactor, self.bench.live.open(tracked.record.execution_id));
+        let mut live =
+            LiveRedaction::new(redactor, self.bench.live.open(tracked.record.execution_id, tracked.record.attempt));
         let (chunks, mut incoming) = mpsc::channel(256);
         let end = self.stop.cancel.child_token();
         let watch = async {
@@ -296,7 +294,7 @@ impl Attempt<'_> {
         Ok((ending, blobs))
     }
 
-    /// Makes the end durable: large blobs first, then the event with the small ones.
+    /// Makes the end durable, and the blobs that it names.
     async fn finish(
         &self,
         tracked: Tracked,
@@ -304,26 +302,14 @@ impl Attempt<'_> {
         ending: Ending,
         blobs: Vec<store::Blob>,
     ) -> Result<Tracked, ledger::Error> {
-        let (large, small): (Vec<_>, Vec<_>) =
-            blobs.into_iter().partition(|blob| blob.bytes().len() > SMALL_BLOB_BYTES);
-        let mut delay = Duration::from_millis(100);
-        while let Err(error) = self.bench.store.put_blobs(&large).await {
-            if !error.is_transient() {
-                return Err(error.into());
-            }
-            tracing::warn!(error = %error, execution_id = %tracked.record.execution_id, "output waits for the database");
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(Duration::from_secs(2));
-        }
         let lease = self.claim.lease;
         let finish = self.end_command(&tracked.record, &ending);
         let mut commands: Vec<_> = egress.into_iter().chain([finish]).collect();
         if let Some(original_id) = replay::original(&tracked.record) {
-            let brought = large.iter().chain(&small);
-            let verdict = replay::judge(self.bench, &tracked.record, original_id, &ending, brought).await?;
+            let verdict = replay::judge(self.bench, &tracked.record, original_id, &ending, blobs.iter()).await?;
             commands.extend(verdict.map(Command::RecordReplayVerdict));
         }
-        let enclosed = Enclosed { lease: Some(lease), blobs: small };
+        let enclosed = Enclosed { lease: Some(lease), blobs };
         self.bench.ledger.commit_with(tracked, commands, &self.correlation_id, enclosed, Patience::UntilAnswered).await
     }
 

@@ -1,20 +1,21 @@
 //! Makes the environments of job types available on this node's engine.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::runtime;
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::builds::{Builds, Parts, Wanted, Wish};
 use super::definitions::Desk;
+use super::errands::Errands;
 use super::images::{Held, Room};
 use super::job_types::{Environment, JobTypes, NoSuchJobType, Present, Unresolved, base_reference};
 use super::journal::Journal;
+use super::resolved_images::Images;
 use super::submission::Origin;
+use super::told_warm::ToldWarm;
 use crate::config::JobType;
 use crate::domain::{self, ErrorType, Failure, JobSubmitted, Phase, PinnedImage, RefusalCause};
 use crate::engine::pool::Pool;
@@ -23,6 +24,9 @@ use crate::store::Store;
 
 /// Between two looks at what should be ready, well within a pooled sandbox's greatest age.
 const WARM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two looks for what other nodes want built, of which no notification told.
+const ERRAND_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two looks at what the images take of the disk.
 const ROOM_INTERVAL: Duration = Duration::from_secs(600);
@@ -84,6 +88,11 @@ pub struct ListImages;
 pub struct CollectImages {
     pub dry_run: bool,
 }
+
+/// Another node may want something built here.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct RunErrands;
 
 /// A job type that is ready to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,67 +164,25 @@ struct Workshop {
     store: Store,
     journal: Journal,
     node_id: Uuid,
-    /// Job types whose image is here, as the other nodes know.
-    told_warm: Arc<Mutex<Vec<String>>>,
+    told_warm: ToldWarm,
+    errands: Errands,
 }
-
-/// Images by reference, resolved once each, however many ask at the same time.
-#[derive(Default)]
-struct Images(std::sync::Mutex<HashMap<String, Arc<Mutex<Option<Image>>>>>);
 
 impl Builder {
     pub fn new(parts: Parts, pool: Arc<Pool>) -> Self {
         let (job_types, io) = (Arc::clone(&parts.job_types), parts.io.clone());
         let (store, journal, node_id) = (parts.store.clone(), parts.journal.clone(), parts.node_id);
         let builds = Arc::new(Builds::new(parts));
-        Self {
-            workshop: Workshop {
-                job_types,
-                pool,
-                images: Arc::default(),
-                builds,
-                store,
-                journal,
-                node_id,
-                told_warm: Arc::default(),
-            },
-            io,
-        }
+        let errands = Errands { store: store.clone(), node_id };
+        let told_warm = ToldWarm::new(store.clone(), node_id);
+        let images = Arc::default();
+        let workshop = Workshop { job_types, pool, images, builds, store, journal, node_id, told_warm, errands };
+        Self { workshop, io }
     }
 
     /// Where the builds of this node are watched and ended.
     pub fn builds(&self) -> Arc<Builds> {
         Arc::clone(&self.workshop.builds)
-    }
-}
-
-impl Images {
-    async fn resolve(&self, pool: &Pool, reference: &str) -> Result<Image, engine::Error> {
-        self.find(pool, reference, false).await
-    }
-
-    /// What the reference names now, whatever it named before.
-    async fn resolve_anew(&self, pool: &Pool, reference: &str) -> Result<Image, engine::Error> {
-        self.find(pool, reference, true).await
-    }
-
-    async fn find(&self, pool: &Pool, reference: &str, anew: bool) -> Result<Image, engine::Error> {
-        let cell = {
-            let mut images = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            Arc::clone(images.entry(reference.to_owned()).or_default())
-        };
-        let mut resolved = cell.lock().await;
-        if let Some(image) = resolved.as_ref().filter(|_| !anew) {
-            return Ok(image.clone());
-        }
-        let image = pool.engine().resolve_image(reference).await?;
-        *resolved = Some(image.clone());
-        Ok(image)
-    }
-
-    fn is_resolved(&self, reference: &str) -> bool {
-        let images = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        images.get(reference).is_some_and(|cell| cell.try_lock().is_ok_and(|image| image.is_some()))
     }
 }
 
@@ -317,6 +284,9 @@ impl Workshop {
         if let Err(error) = self.job_types.refresh().await {
             tracing::debug!(error = %error, "job types are as they were: the database does not answer");
         }
+        if !self.works() {
+            return;
+        }
         for Present { job_type, environment, .. } in self.job_types.all() {
             let bounds = self.job_types.pool_bounds(&job_type.name);
             let lacks_gpu = self.job_types.gpu_refusal(&job_type.name).is_some();
@@ -338,23 +308,33 @@ impl Workshop {
                 Err(error) => tracing::warn!(error = %error, job_type = job_type.name, "no image to start ahead from"),
             }
         }
-        self.tell_warm().await;
-    }
-
-    /// Tells the other nodes of which job types the image is here.
-    async fn tell_warm(&self) {
         let mut warm = Vec::new();
         for Present { job_type, .. } in self.job_types.all() {
             if self.image_exists(&job_type.name).await {
                 warm.push(job_type.name.clone());
             }
         }
-        let mut told = self.told_warm.lock().await;
-        if *told != warm {
-            match self.store.advertise_warm(self.node_id, &warm).await {
-                Ok(()) => *told = warm,
-                Err(error) => tracing::debug!(error = %error, "other nodes do not know yet which images are here"),
-            }
+        self.told_warm.tell(warm).await;
+    }
+
+    /// Whether this node has an engine, which an api node has not.
+    fn works(&self) -> bool {
+        self.pool.engine().kind() != engine::Kind::None
+    }
+
+    /// Takes up what other nodes ask of this one.
+    async fn run_errands(&self) {
+        if !self.works() {
+            return;
+        }
+        for asked in self.errands.take().await {
+            let workshop = self.clone();
+            tokio::spawn(async move {
+                let (by, correlation_id, version_tag) =
+                    (asked.wished_by.clone(), asked.correlation_id.clone(), asked.version_tag.clone());
+                let wanted = workshop.build(&asked.job_type, Wish { by, correlation_id, version_tag }).await;
+                workshop.errands.report(&asked, wanted).await;
+            });
         }
     }
 
@@ -364,6 +344,9 @@ impl Workshop {
             Err(Unresolved::NoSuchJobType(unknown)) => return Err(unknown.into()),
             Err(Unresolved::Store(error)) => return Err(Refusal::of_store(reference, &error)),
         };
+        if !self.works() {
+            return Ok(self.builds.elsewhere(reference, environment, wish));
+        }
         if let Some(refusal) = self.job_types.gpu_refusal(&environment.name) {
             let job_type = environment.name.clone();
             let (log_tail, retryable, retry_after) = (String::new(), false, None);
@@ -409,9 +392,13 @@ impl Actor for Builder {
     fn started(&mut self, context: &mut Self::Context) {
         self.warm();
         context.run_interval(WARM_INTERVAL, |builder, _| builder.warm());
+        context.run_interval(ERRAND_INTERVAL, |builder, _| builder.run_errands());
         context.run_interval(ROOM_INTERVAL, |builder, _| {
-            let builds = Arc::clone(&builder.workshop.builds);
-            builder.io.spawn(async move { builds.make_room().await });
+            let (builds, errands) = (Arc::clone(&builder.workshop.builds), builder.workshop.errands.clone());
+            builder.io.spawn(async move {
+                builds.make_room().await;
+                errands.clean().await;
+            });
         });
     }
 }
@@ -420,6 +407,19 @@ impl Builder {
     fn warm(&self) {
         let workshop = self.workshop.clone();
         self.io.spawn(async move { workshop.warm().await });
+    }
+
+    fn run_errands(&self) {
+        let workshop = self.workshop.clone();
+        self.io.spawn(async move { workshop.run_errands().await });
+    }
+}
+
+impl Handler<RunErrands> for Builder {
+    type Result = ();
+
+    fn handle(&mut self, RunErrands: RunErrands, _: &mut Self::Context) {
+        self.run_errands();
     }
 }
 

@@ -184,6 +184,18 @@ impl Builds {
 
     /// Joins the build of a version, or begins one.
     fn begin(self: &Arc<Self>, environment: Environment, wish: Wish) -> Arc<BuildRun> {
+        self.join(environment, move |builds, run| async move { builds.run(&run, &wish).await })
+    }
+
+    /// Joins what is under way for a version, or begins it by `make`.
+    pub(super) fn join<F>(
+        self: &Arc<Self>,
+        environment: Environment,
+        make: impl FnOnce(Arc<Self>, Arc<BuildRun>) -> F,
+    ) -> Arc<BuildRun>
+    where
+        F: Future<Output = Result<Built, Refusal>> + Send + 'static,
+    {
         let mut state = self.lock();
         if let Some(run) = state.under_way.get(&key(&environment)) {
             return Arc::clone(run);
@@ -197,8 +209,9 @@ impl Builds {
         }
         drop(state);
         let (builds, task) = (Arc::clone(self), Arc::clone(&run));
+        let making = make(Arc::clone(self), Arc::clone(&run));
         self.parts.io.spawn(async move {
-            let outcome = builds.run(&task, &wish).await;
+            let outcome = making.await;
             builds.ended(key(&task.environment), &outcome);
             let is_built = outcome.is_ok();
             task.end(outcome);

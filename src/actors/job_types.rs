@@ -478,6 +478,7 @@ fn image_reference(kind: engine::Kind, base_image: Option<&str>, python_version:
         engine::Kind::Docker => base_image.map_or_else(|| format!("tako-vm/executor:{python_version}"), str::to_owned),
         engine::Kind::Native => "host".to_owned(),
         engine::Kind::Scripted => "scripted".to_owned(),
+        engine::Kind::None => "none".to_owned(),
     }
 }
 

@@ -39,7 +39,7 @@ pub struct NewJob {
 pub struct Enclosed {
     /// The lease that must still hold the job.
     pub lease: Option<i64>,
-    /// Small blobs; large ones are put before.
+    /// Large ones are put before the events.
     pub blobs: Vec<store::Blob>,
 }
 
@@ -249,14 +249,44 @@ impl Ledger {
         self.append_all(vec![append]).await.pop().unwrap_or(Err(Error::Overloaded))
     }
 
-    async fn append_all(&self, appends: Vec<store::Append>) -> Vec<Result<Outcome, Error>> {
+    async fn append_all(&self, mut appends: Vec<store::Append>) -> Vec<Result<Outcome, Error>> {
         let count = appends.len();
         let refused = |error: fn() -> Error| (0..count).map(|_| Err(error())).collect();
-        match self.appender.send(Append(appends)).await {
+        let large: Vec<_> = appends.iter_mut().map(|append| self.take_large(append)).collect();
+        // Right before the append, and again before each repetition: what waits long is put anew.
+        let put = match self.store.put_blobs(&large.concat()).await {
+            Ok(put) => put,
+            Err(error) => return (0..count).map(|_| Err(error.clone().into())).collect(),
+        };
+        let answers: Vec<_> = match self.appender.send(Append(appends)).await {
             Ok(answers) => answers,
             Err(actix::MailboxError::Closed) => refused(|| Error::Stopped),
             Err(actix::MailboxError::Timeout) => refused(|| Error::Overloaded),
+        };
+        let is_named = |answer: &Result<_, _>| matches!(answer, Ok(Outcome::Appended(_) | Outcome::Duplicate(_)));
+        let named = answers.iter().zip(&large).filter(|(answer, _)| is_named(answer));
+        self.settle(put.of(named.flat_map(|(_, blobs)| blobs.iter().map(store::Blob::hash))));
+        answers
+    }
+
+    fn take_large(&self, append: &mut store::Append) -> Vec<store::Blob> {
+        let blobs = std::mem::take(&mut append.blobs);
+        let (small, large) = blobs.into_iter().partition(|blob| self.store.is_small(blob));
+        append.blobs = small;
+        large
+    }
+
+    /// Says in its own time that events name what was put; whoever waits for the append waits for no more.
+    fn settle(&self, put: store::Put) {
+        if put.is_empty() {
+            return;
         }
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.settle(&put).await {
+                tracing::debug!(error = %error, "that blobs are named is found out later");
+            }
+        });
     }
 }
 

@@ -18,6 +18,7 @@ pub struct LiveOutput {
 
 #[derive(Debug)]
 struct Feed {
+    attempt: u32,
     chunks: Mutex<Vec<OutputChunk>>,
     /// Chunks so far, and whether more may come.
     progress: watch::Sender<(usize, bool)>,
@@ -41,8 +42,8 @@ pub struct Follow {
 
 impl LiveOutput {
     /// Opens the feed of an execution; it closes when the writer is dropped.
-    pub fn open(self: &Arc<Self>, execution_id: Uuid) -> Writer {
-        let feed = Arc::new(Feed { chunks: Mutex::default(), progress: watch::channel((0, true)).0 });
+    pub fn open(self: &Arc<Self>, execution_id: Uuid, attempt: u32) -> Writer {
+        let feed = Arc::new(Feed { attempt, chunks: Mutex::default(), progress: watch::channel((0, true)).0 });
         lock(&self.running).insert(execution_id, Arc::clone(&feed));
         Writer { execution_id, feed, live: Arc::clone(self) }
     }
@@ -51,6 +52,11 @@ impl LiveOutput {
     pub fn follow(&self, execution_id: Uuid, from: usize) -> Option<Follow> {
         let feed = Arc::clone(lock(&self.running).get(&execution_id)?);
         Some(Follow { progress: feed.progress.subscribe(), feed, next: from })
+    }
+
+    /// The jobs that run on this node now.
+    pub fn running(&self) -> Vec<Uuid> {
+        lock(&self.running).keys().copied().collect()
     }
 }
 
@@ -83,6 +89,24 @@ impl Follow {
         let chunk = lock(&self.feed.chunks).get(next).cloned()?;
         self.next += 1;
         Some((next, chunk.stream, chunk.bytes))
+    }
+
+    /// The next chunks, as many as there are but at most `most`, and the index of the first; `None`
+    /// at the end of the job. Cancel safe.
+    pub async fn some(&mut self, most: usize) -> Option<(usize, Vec<OutputChunk>)> {
+        let first = self.next;
+        let (count, _) = *self.progress.wait_for(|(count, open)| *count > first || !open).await.ok()?;
+        if count <= first {
+            return None;
+        }
+        let chunks = lock(&self.feed.chunks).get(first..count.min(first + most))?.to_vec();
+        self.next += chunks.len();
+        Some((first, chunks))
+    }
+
+    /// Which attempt at the job this is.
+    pub fn attempt(&self) -> u32 {
+        self.feed.attempt
     }
 }
 

@@ -4,8 +4,8 @@
 //! [`appender`] makes durable. The [`queue`] claims jobs for free [`slot`]s; a slot's [`attempt`]
 //! runs one in a sandbox and says how it ended. The [`builder`] provides environments, [`dlq`]
 //! handles jobs the service failed, [`dependents`] lets jobs go that waited for others, [`schedules`] submits jobs at
-//! their times, the [`vault`] keeps secrets, the [`reaper`] keeps leases, the [`sealer`]
-//! seals the log. [`topology`] starts and stops
+//! their times, the [`vault`] keeps secrets, the [`reaper`] keeps leases, the [`sealer`] seals the log. What one node wants
+//! of others goes by [`broadcast`] and builds' errands. [`topology`] starts and stops
 //! them, [`root`] watches them.
 //!
 //! Actors hold decisions; whatever waits for the database or the engine runs as a task on the
@@ -13,6 +13,7 @@
 
 pub mod appender;
 pub mod attempt;
+pub mod broadcast;
 mod build_run;
 pub mod builder;
 pub mod builds;
@@ -22,6 +23,8 @@ mod definitions;
 mod delivery;
 pub mod dependents;
 pub mod dlq;
+mod errands;
+pub mod fleet;
 mod given_files;
 pub mod images;
 pub mod intake;
@@ -36,6 +39,7 @@ pub mod reaper;
 mod redaction;
 mod repeat;
 mod replay;
+mod resolved_images;
 pub mod retention;
 mod room;
 pub mod root;
@@ -46,6 +50,7 @@ pub mod sealer;
 pub mod shredding;
 pub mod slot;
 pub mod submission;
+mod told_warm;
 pub mod topology;
 pub mod vault;
 pub mod waiters;

@@ -8,6 +8,7 @@ use actix::prelude::*;
 use tokio::runtime;
 use uuid::Uuid;
 
+use super::fleet::Fleet;
 use super::ledger::{self, Enclosed, Ledger, Patience};
 use super::queue::{HeldLeases, Queue};
 use crate::domain::Command;
@@ -33,6 +34,7 @@ pub struct Round {
     pub store: store::Store,
     pub pool: Arc<Pool>,
     pub queue: Addr<Queue>,
+    pub fleet: Arc<Fleet>,
     /// Without a heartbeat for so long, a node is taken for dead.
     pub dead_after: Duration,
 }
@@ -67,6 +69,7 @@ impl Round {
     async fn beat(&self, suspects: HashSet<i64>) -> Result<HashSet<i64>, ledger::Error> {
         self.store.heartbeat(self.node_id).await?;
         self.pool.tend();
+        self.fleet.set(self.store.live_roles(self.dead_after).await?);
         for expired in self.store.expired_claims(self.dead_after).await? {
             self.expire(expired, "its node does not answer").await?;
         }

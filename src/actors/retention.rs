@@ -42,6 +42,10 @@ const CANDIDATES: u32 = 200_000;
 /// A blob that was put or held so lately may be about to be named.
 const GRACE: TimeDelta = TimeDelta::days(1);
 
+/// A put of which no event tells for so long came to nothing; and how often such are looked for.
+const PUT_GRACE: Duration = Duration::from_secs(3_600);
+const PUTS: Duration = Duration::from_secs(300);
+
 pub struct Retention {
     round: Round,
     io: runtime::Handle,
@@ -106,6 +110,11 @@ impl Round {
     async fn look(&self) -> Result<(), ledger::Error> {
         if self.store.begin_upkeep("partitions", DAY).await? {
             self.store.make_partitions(MONTHS_AHEAD).await?;
+        }
+        if self.store.begin_upkeep("puts", PUTS).await?
+            && let Err(error) = self.sweep_puts().await
+        {
+            tracing::warn!(error = %error, "blobs that nothing names could not be removed");
         }
         if !self.store.begin_upkeep("retention", self.config.retention.every).await? {
             return Ok(());
@@ -226,6 +235,47 @@ impl Round {
             removed.blobs += found.blobs;
             removed.bytes += found.bytes;
         }
+    }
+
+    /// Removes what puts left that came to nothing: their node died, or the append was refused.
+    ///
+    /// # Errors
+    /// What the database or the store of blobs answers; the next time goes on.
+    pub async fn sweep_puts(&self) -> Result<Removed, store::Error> {
+        let mut removed = Removed::default();
+        loop {
+            let old = self.store.old_puts(PUT_GRACE, PAGE).await?;
+            if old.is_empty() {
+                break;
+            }
+            let (kept, lost): (Vec<_>, Vec<_>) = old.into_iter().partition(|put| put.is_kept);
+            for put in lost {
+                self.store.doom_unless_kept(put.put_id).await?;
+            }
+            if kept.is_empty() {
+                continue;
+            }
+            let before = self.store.ago(PUT_GRACE).await?;
+            let position = self.store.last_position().await?;
+            let hashes: HashSet<_> = kept.iter().map(|put| put.hash).collect();
+            let unneeded = self.unneeded(self.clock.now(), hashes).await?;
+            let gone = self.store.remove_blobs(&unneeded, position, before).await?;
+            removed.blobs += gone.blobs;
+            removed.bytes += gone.bytes;
+            // One that is needed, or gone, is settled; one that was held meanwhile is looked at again later.
+            let missing: HashSet<_> = self.store.missing_blobs(&unneeded).await?.into_iter().collect();
+            let held: HashSet<_> = unneeded.into_iter().filter(|hash| !missing.contains(hash)).collect();
+            let done: Vec<_> = kept.iter().filter(|put| !held.contains(&put.hash)).map(|put| put.put_id).collect();
+            self.store.settle_all(&done).await?;
+            if done.len() < kept.len() {
+                break;
+            }
+        }
+        self.store.remove_doomed().await?;
+        if removed.blobs > 0 {
+            tracing::info!(blobs = removed.blobs, bytes = removed.bytes, "blobs that nothing names were removed");
+        }
+        Ok(removed)
     }
 
     /// Those of the blobs that no execution names whose bytes are kept.

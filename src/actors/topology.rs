@@ -10,11 +10,13 @@ use uuid::Uuid;
 
 use super::appender::{Appender, Flush, WakeOnEnqueue};
 use super::attempt::Bench;
-use super::builder::Builder;
+use super::broadcast::Broadcast;
+use super::builder::{Builder, RunErrands};
 use super::builds::{self, Builds};
 use super::custody::Custody;
 use super::dependents::{self, Dependents};
 use super::dlq::Dlq;
+use super::fleet::Fleet;
 use super::intake::{Doors, Intake};
 use super::job_types::JobTypes;
 use super::journal::Journal;
@@ -71,8 +73,11 @@ pub struct Node {
     pub retention: Addr<Retention>,
     pub waiters: Arc<Waiters>,
     pub live_output: Arc<LiveOutput>,
+    /// How many nodes there are, as of the last heartbeat.
+    pub fleet: Arc<Fleet>,
     pub job_types: Arc<JobTypes>,
     pub pool: Arc<Pool>,
+    broadcasting: tokio::task::AbortHandle,
     appender: Addr<Appender>,
     sealer: Addr<Sealer>,
     root: Addr<Root>,
@@ -91,19 +96,13 @@ impl Node {
     pub async fn start(parts: Parts) -> Result<Self, store::Error> {
         let Parts { node_id, config, store, pool, clock, signing_key, secret_key, network, read_submission, io } =
             parts;
-        let slots = config.max_workers;
-        {
-            let (store, version) = (store.clone(), env!("CARGO_PKG_VERSION"));
-            let (settings, advert) = (claim_settings(&config), advert(&config, pool.engine().as_ref()));
-            let registered = async move {
-                store.put_claim_settings(&settings).await?;
-                store.register_node(node_id, slots, version).await?;
-                store.advertise(node_id, &advert).await
-            };
-            run(&io, registered).await?;
-        }
+        let role = config.role;
+        let slots = if role.works() { config.max_workers } else { 0 };
+        let advert = advert(&config, pool.engine().as_ref());
+        run(&io, join(store.clone(), node_id, slots, Arc::clone(&config), advert)).await?;
         let waiters = Arc::<Waiters>::default();
         let live_output = Arc::<LiveOutput>::default();
+        let fleet = Arc::<Fleet>::default();
         let job_types = {
             let opened = JobTypes::open(Arc::clone(&config), store.clone(), Arc::clone(pool.engine()));
             Arc::new(run(&io, opened).await?)
@@ -183,6 +182,7 @@ impl Node {
             pool: Arc::clone(&pool),
             dead_after: config.leases.dead_after,
             queue: queue.clone(),
+            fleet: Arc::clone(&fleet),
         };
         let reaper = Reaper::new(round, config.leases.heartbeat, io.clone()).start();
         let round = sealer::Round {
@@ -223,7 +223,16 @@ impl Node {
         ] {
             debug_assert!(told, "a mailbox that was just made has room");
         }
-        listen(&store, &io, &queue, &waiters, &dependents);
+        let broadcast = Broadcast::new(store.clone(), Arc::clone(&live_output));
+        let broadcasting = io.spawn(Arc::clone(&broadcast).run());
+        let ears = Ears {
+            queue: queue.clone(),
+            builder: builder.clone(),
+            waiters: Arc::clone(&waiters),
+            dependents: dependents.clone(),
+            broadcast,
+        };
+        listen(&store, &io, ears);
         Ok(Self {
             node_id,
             intake,
@@ -236,8 +245,10 @@ impl Node {
             retention,
             waiters,
             live_output,
+            fleet,
             job_types,
             pool,
+            broadcasting: broadcasting.abort_handle(),
             appender,
             sealer,
             root,
@@ -268,6 +279,7 @@ impl Node {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+        self.broadcasting.abort();
         self.tasks.close();
         if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
             tracing::warn!("attempts that do not end are left to their leases");
@@ -320,19 +332,52 @@ fn advert(config: &Config, engine: &dyn Engine) -> store::Advert {
     }
 }
 
+/// Makes the node known, unless it would put large blobs where the other nodes do not find them.
+async fn join(
+    store: store::Store,
+    node_id: Uuid,
+    slots: u32,
+    config: Arc<Config>,
+    advert: store::Advert,
+) -> Result<(), store::Error> {
+    let place = store.objects().name().map(str::to_owned);
+    if let Some(place) = &place
+        && let Some((other, theirs)) = store.other_blob_place(place, config.leases.dead_after).await?
+    {
+        let reason = format!(
+            "node {other} puts them into {theirs}, and each must find those of the other; \
+             give blobs.store, blobs.folder and blobs.s3 the same values on all nodes (postgres always works)"
+        );
+        return Err(store::Error::ObjectPlace { place: place.clone(), reason });
+    }
+    store.put_claim_settings(&claim_settings(&config)).await?;
+    store.register_node(node_id, slots, env!("CARGO_PKG_VERSION")).await?;
+    store.describe_node(node_id, config.role.as_str(), place.as_deref()).await?;
+    store.advertise(node_id, &advert).await
+}
+
+/// Who is told of what other nodes say.
+struct Ears {
+    queue: Addr<Queue>,
+    builder: Addr<Builder>,
+    waiters: Arc<Waiters>,
+    dependents: Addr<Dependents>,
+    broadcast: Arc<Broadcast>,
+}
+
 /// Passes on what other nodes say through the database.
-fn listen(
-    store: &store::Store,
-    io: &runtime::Handle,
-    queue: &Addr<Queue>,
-    waiters: &Arc<Waiters>,
-    dependents: &Addr<Dependents>,
-) {
-    let (store, queue, waiters, dependents) = (store.clone(), queue.clone(), Arc::clone(waiters), dependents.clone());
+fn listen(store: &store::Store, io: &runtime::Handle, ears: Ears) {
+    let (store, Ears { queue, builder, waiters, dependents, broadcast }) = (store.clone(), ears);
     io.spawn(async move {
         let mut listener = store.listener();
         while queue.connected() {
             let wake_up = listener.next().await;
+            if wake_up.watch {
+                broadcast.look();
+            }
+            if wake_up.build {
+                let _ = builder.try_send(RunErrands);
+            }
             if wake_up.queue {
                 let _ = queue.try_send(Wake);
             }

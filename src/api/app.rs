@@ -17,6 +17,7 @@ use super::problem::Problem;
 use crate::actors::builder::Builder;
 use crate::actors::builds::Builds;
 use crate::actors::dlq::Dlq;
+use crate::actors::fleet::Fleet;
 use crate::actors::intake::Intake;
 use crate::actors::job_types::JobTypes;
 use crate::actors::live_output::LiveOutput;
@@ -32,6 +33,7 @@ use crate::store::{self, Store};
 
 /// Everything a route may reach.
 pub struct App {
+    pub node_id: Uuid,
     pub config: Arc<Config>,
     pub store: Store,
     /// Where the database is talked to; never on a thread that answers HTTP.
@@ -46,6 +48,8 @@ pub struct App {
     pub builds: Arc<Builds>,
     pub waiters: Arc<Waiters>,
     pub live_output: Arc<LiveOutput>,
+    /// How many nodes there are.
+    pub fleet: Arc<Fleet>,
     pub job_types: Arc<JobTypes>,
     pub health: Arc<dyn health::Probe>,
     /// Where the log is verified, one request at a time.
@@ -65,6 +69,11 @@ impl App {
             Ok(answer) => Ok(answer?),
             Err(lost) => Err(Problem::defect(&lost)),
         }
+    }
+
+    /// How the store of large blobs is, as of the last seconds.
+    pub async fn objects_health(&self) -> Result<store::ObjectsHealth, Problem> {
+        self.read(|store| async move { Ok(store.objects().health().await) }).await
     }
 
     /// The tenant's own execution; another tenant's does not exist.

@@ -12,6 +12,7 @@ use actix_web::{Error, HttpMessage as _, web};
 use futures::FutureExt as _;
 use uuid::Uuid;
 
+use super::app::App;
 use super::problem::{Kind, Problem};
 use super::rate_limit::RateLimit;
 
@@ -72,8 +73,9 @@ fn set_headers(headers: &mut header::HeaderMap, correlation: &CorrelationId) {
 
 fn refused_by_rate(request: &ServiceRequest) -> Option<Problem> {
     let rate_limit = request.app_data::<web::Data<RateLimit>>()?;
+    let nodes = request.app_data::<web::Data<App>>()?.fleet.answering();
     let client = request.peer_addr()?.ip();
-    let wait = rate_limit.take(client, Instant::now()).err()?;
+    let wait = rate_limit.take_share(client, Instant::now(), nodes).err()?;
     let detail = format!("this address made too many requests; the next is answered in {:.1} s", wait.as_secs_f64());
     Some(Problem::new(Kind::RateLimited, detail).retry_after(wait))
 }

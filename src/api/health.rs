@@ -51,10 +51,17 @@ pub async fn health(app: web::Data<App>, params: Params) -> Result<HttpResponse,
     let sight = app.health.look().await;
     let queue_stats = pool::figures(&app).await;
     let database_available = queue_stats.is_ok();
-    let status = if database_available && sight.engine_available { "healthy" } else { "degraded" };
+    let blobs = app.objects_health().await?;
+    let role = app.config.role;
+    let engine_is_well = sight.engine_available || !role.works();
+    let is_well = database_available && engine_is_well && blobs.is_available;
+    let status = if is_well { "healthy" } else { "degraded" };
     Ok(HttpResponse::Ok().json(json!({
         "status": status,
+        "role": role,
+        "nodes": {"answering": app.fleet.answering(), "working": app.fleet.working()},
         "database_available": database_available,
+        "blobs": {"store": blobs.kind, "available": blobs.is_available, "circuit_open": blobs.is_open},
         "engine": sight.engine,
         "engine_available": sight.engine_available,
         "runtime": sight.runtime,
@@ -73,13 +80,16 @@ pub async fn livez() -> HttpResponse {
     HttpResponse::Ok().json(json!({"status": "alive"}))
 }
 
-/// GET /readyz: jobs sent here now would run.
+/// GET /readyz: jobs sent here now would run, or be queued on a node that runs none itself.
 pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let figures = pool::figures(&app).await?;
     if figures.draining {
         return Err(Problem::unavailable("the server is stopping"));
     }
-    if !app.health.look().await.engine_available {
+    if !app.objects_health().await?.is_available {
+        return Err(Problem::unavailable("the object store does not answer"));
+    }
+    if app.config.role.works() && !app.health.look().await.engine_available {
         return Err(Problem::unavailable("the engine starts no sandboxes now"));
     }
     Ok(HttpResponse::Ok().json(json!({"status": "ready"})))

@@ -45,6 +45,15 @@ pub async fn metrics(
         "1 while the engine starts sandboxes.",
         f64::from(u8::from(sight.engine_available)),
     );
+    let blobs = app.objects_health().await?;
+    text.gauge(
+        "tako_vm_blob_store_available",
+        "1 while the store of large blobs answers.",
+        f64::from(u8::from(blobs.is_available)),
+    );
+    text.family("tako_vm_nodes", "gauge", "Live nodes of the installation, by what they do.");
+    text.sample("tako_vm_nodes{does=\"answers\"}", f64::from(app.fleet.answering()));
+    text.sample("tako_vm_nodes{does=\"works\"}", f64::from(app.fleet.working()));
     text.family("tako_vm_info", "gauge", "What runs, as labels.");
     text.sample(
         &format!(

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -13,6 +12,7 @@ use super::params::{Id, Params};
 use super::problem::Problem;
 use super::sse::{self, Ended, Pace, Sink};
 use super::view::{self, Moments};
+use crate::actors::broadcast::DistantFollow;
 use crate::actors::submission::Origin;
 use crate::domain::ExecutionRecord;
 use crate::engine::Stream;
@@ -30,7 +30,7 @@ pub async fn follow(
     app.record(&caller, id).await?;
     let seen = sse::last_event_id(&request, Seen::read)?.unwrap_or_default();
     let origin = caller.origin;
-    Ok(sse::answer(&app, move |app, sink| Watch { app, sink, id, origin, seen }.run()))
+    Ok(sse::answer(&app, move |app, sink| Watch { app, sink, id, origin, seen, distant: None }.run()))
 }
 
 /// Which attempt the client watches (0 before any) and how much of each stream it has. Written as
@@ -68,6 +68,15 @@ struct Watch {
     id: Uuid,
     origin: Origin,
     seen: Seen,
+    /// Of a job that runs on another node.
+    distant: Option<Distant>,
+}
+
+/// The output of another node's job, as it comes by the database.
+struct Distant {
+    follow: DistantFollow,
+    stdout: Tail,
+    stderr: Tail,
 }
 
 impl Watch {
@@ -82,7 +91,10 @@ impl Watch {
             if self.live().await? {
                 pace.quicken();
             } else {
-                // Not started yet, or on another node: its output comes when it has ended.
+                if self.runs_elsewhere(&record) && self.distant(record.attempt).await? {
+                    pace.quicken();
+                }
+                // Not started yet, or on another node.
                 let ended = self.app.waiters.ended(self.id, Duration::from_secs(1));
                 tokio::select! {
                     _ = ended => {}
@@ -120,6 +132,36 @@ impl Watch {
             }
         }
         Ok(true)
+    }
+
+    fn runs_elsewhere(&self, record: &ExecutionRecord) -> bool {
+        let has_started = Moments::of(record).started_at.is_some();
+        has_started && record.claim().is_some_and(|claim| claim.node_id != self.app.node_id)
+    }
+
+    /// Sends what came of a job that runs on another node; false when nothing did.
+    async fn distant(&mut self, attempt: u32) -> Result<bool, Ended> {
+        let mut distant = match self.distant.take() {
+            Some(distant) if distant.follow.attempt() == attempt => distant,
+            _ => Distant {
+                follow: DistantFollow::new(self.app.store.clone(), self.id, attempt),
+                stdout: Tail::default(),
+                stderr: Tail::default(),
+            },
+        };
+        let chunks = distant.follow.poll().await.map_err(Problem::from)?;
+        let has_come = !chunks.is_empty();
+        for (stream, bytes) in chunks {
+            let tail = match stream {
+                Stream::Stdout => &mut distant.stdout,
+                Stream::Stderr => &mut distant.stderr,
+            };
+            if let Some((offset, whole)) = tail.take(&bytes) {
+                self.send(stream, offset, &whole).await?;
+            }
+        }
+        self.distant = Some(distant);
+        Ok(has_come)
     }
 
     async fn end(&mut self, record: &ExecutionRecord) -> Result<(), Ended> {
@@ -166,7 +208,7 @@ struct Tail {
 
 impl Tail {
     /// What is whole now, with its offset in the stream.
-    fn take(&mut self, bytes: &Bytes) -> Option<(u64, Vec<u8>)> {
+    fn take(&mut self, bytes: &[u8]) -> Option<(u64, Vec<u8>)> {
         self.held.extend_from_slice(bytes);
         let whole = match std::str::from_utf8(&self.held) {
             Ok(_) => self.held.len(),
@@ -189,7 +231,7 @@ mod tests {
         let mut tail = Tail::default();
         chunks
             .iter()
-            .filter_map(|chunk| tail.take(&Bytes::copy_from_slice(chunk)))
+            .filter_map(|chunk| tail.take(chunk))
             .map(|(offset, bytes)| (offset, String::from_utf8_lossy(&bytes).into_owned()))
             .collect()
     }

@@ -356,6 +356,10 @@ impl From<builder::Refusal> for Problem {
 
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
+        if error.is_transient() && error.is_of_objects() {
+            tracing::warn!(error = %error, "the object store did not answer a request");
+            return Self::unavailable("the object store does not answer; try again later");
+        }
         if error.is_transient() {
             tracing::warn!(error = %error, "the database did not answer a request");
             return Self::unavailable("the database does not answer; try again later");

@@ -1,4 +1,8 @@
 //! How many requests one client address may make, counted before anything else is done for it.
+//!
+//! Each node counts by itself and grants its share: with three nodes that answer, a third of the rate
+//! and of the burst. Their sum is never more than the limit, and no request waits for a database to be
+//! refused.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -35,30 +39,45 @@ impl RateLimit {
         }
     }
 
-    /// Takes a token.
+    /// Takes a token on one of several nodes that answer.
     ///
     /// # Errors
-    /// How long to wait for one.
-    pub fn take(&self, client: IpAddr, now: Instant) -> Result<(), Duration> {
+    /// How long to wait for a token on this node.
+    pub fn take_share(&self, client: IpAddr, now: Instant, nodes: u32) -> Result<(), Duration> {
+        let share = Share::of(self, nodes);
         if self.per_second <= 0.0 || (self.exempt_loopback && client.to_canonical().is_loopback()) {
             return Ok(());
         }
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let mut client = subscriber(client);
         if buckets.len() >= MAX_CLIENTS && !buckets.contains_key(&client) {
-            buckets.retain(|_, bucket| self.refilled(bucket, now) < self.burst);
+            buckets.retain(|_, bucket| share.refilled(bucket, now) < share.burst);
             if buckets.len() >= MAX_CLIENTS {
                 // All strangers then share one bucket, rather than one remembered client being forgiven.
                 client = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
             }
         }
-        let bucket = buckets.entry(client).or_insert(Bucket { tokens: self.burst, at: now });
-        let tokens = self.refilled(bucket, now);
+        let bucket = buckets.entry(client).or_insert(Bucket { tokens: share.burst, at: now });
+        let tokens = share.refilled(bucket, now);
         if tokens < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - tokens) / self.per_second));
+            return Err(Duration::from_secs_f64((1.0 - tokens) / share.per_second));
         }
         *bucket = Bucket { tokens: tokens - 1.0, at: now };
         Ok(())
+    }
+}
+
+/// What one node grants.
+struct Share {
+    per_second: f64,
+    burst: f64,
+}
+
+impl Share {
+    fn of(limit: &RateLimit, nodes: u32) -> Self {
+        let nodes = f64::from(nodes.max(1));
+        // A burst of less than one request would let nobody in.
+        Self { per_second: limit.per_second / nodes, burst: (limit.burst / nodes).max(1.0) }
     }
 
     fn refilled(&self, bucket: &Bucket, now: Instant) -> f64 {
@@ -79,6 +98,12 @@ fn subscriber(client: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    impl RateLimit {
+        fn take(&self, client: IpAddr, now: Instant) -> Result<(), Duration> {
+            self.take_share(client, now, 1)
+        }
+    }
+
     fn limit(requests_per_minute: u32, burst: u32) -> RateLimit {
         RateLimit::new(&config::RateLimit { requests_per_minute, burst, exempt_loopback: true })
     }
@@ -97,6 +122,21 @@ mod tests {
         assert_eq!(limit.take(ip("192.0.2.2"), start), Ok(()));
         assert_eq!(limit.take(ip("192.0.2.1"), start + Duration::from_secs(1)), Ok(()));
         assert!(limit.take(ip("192.0.2.1"), start + Duration::from_secs(1)).is_err());
+    }
+
+    #[test]
+    fn nodes_grant_no_more_together_than_one_alone() {
+        let start = Instant::now();
+        let granted = |nodes: u32, seconds: u64| {
+            let limits: Vec<_> = (0..nodes).map(|_| limit(600, 30)).collect();
+            let moments = (0..seconds * 100).map(|centis| start + Duration::from_millis(centis * 10));
+            let asked = moments.flat_map(|now| limits.iter().map(move |limit| (limit, now)));
+            asked.filter(|(limit, now)| limit.take_share(ip("192.0.2.1"), *now, nodes).is_ok()).count()
+        };
+        let alone = granted(1, 10);
+        assert!((129..=130).contains(&alone), "{alone}");
+        let together = granted(3, 10);
+        assert!((127..=130).contains(&together), "{together}");
     }
 
     #[test]

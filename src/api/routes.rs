@@ -4,11 +4,13 @@ use actix_web::http::Method;
 use actix_web::{Handler, HttpRequest, HttpResponse, Resource, Responder, Route, web};
 use serde_json::json;
 
+use super::app::App;
 use super::problem::{Kind, Problem};
 use super::{
     artifacts, audit, builds, dlq, events, executions, health, images, job_types, jobs, lineage, metrics, nodes,
     openapi, output, pauses, pool, replay, schedules, secrets, shred,
 };
+use crate::config::Role;
 
 /// A path with its methods. A method that is not here is answered 405, with those that are.
 pub struct Path {
@@ -129,14 +131,25 @@ pub fn paths() -> Vec<Path> {
     ]
 }
 
-pub fn configure(config: &mut web::ServiceConfig) {
-    for path in paths() {
-        config.service(path.resource());
+/// What a node answers that only works.
+const OF_WORKERS: [&str; 4] = ["/health", "/livez", "/readyz", "/metrics"];
+
+/// Every path that a node of a role has.
+pub fn configure(role: Role) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
+        for path in paths().into_iter().filter(|path| role.answers() || OF_WORKERS.contains(&path.pattern)) {
+            config.service(path.resource());
+        }
     }
 }
 
 /// For every path that is none.
-pub async fn no_such_path(request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub async fn no_such_path(request: HttpRequest, app: web::Data<App>) -> Result<HttpResponse, Problem> {
+    if !app.config.role.answers() {
+        let detail =
+            format!("this node is a worker and answers {} alone; ask one with role api or all", OF_WORKERS.join(", "));
+        return Err(Problem::new(Kind::NotFound, detail));
+    }
     let detail = format!("there is no path {}; GET /openapi.json lists those there are", shown(request.path()));
     Err(Problem::new(Kind::NotFound, detail))
 }

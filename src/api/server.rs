@@ -27,13 +27,14 @@ pub fn serve(app: web::Data<App>, listener: TcpListener, http_workers: usize) ->
     let keys = web::Data::new(keys);
     let rate_limit = web::Data::new(RateLimit::new(&app.config.rate_limit));
     let counts = web::Data::new(Counts::default());
+    let role = app.config.role;
     let server = HttpServer::new(move || {
         HttpApp::new()
             .app_data(app.clone())
             .app_data(keys.clone())
             .app_data(rate_limit.clone())
             .app_data(counts.clone())
-            .configure(routes::configure)
+            .configure(routes::configure(role))
             .default_service(web::to(routes::no_such_path))
             .wrap(middleware::from_fn(envelope::wrap))
     });

@@ -5,6 +5,7 @@
 //! configured wrongly.
 
 mod audit;
+mod blob_places;
 mod build;
 mod client;
 mod config;

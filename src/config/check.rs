@@ -54,6 +54,7 @@ impl Config {
         self.check_concurrency(&mut bounds);
         self.check_audit(&mut bounds);
         self.check_retention(&mut bounds);
+        self.check_blobs(&mut bounds);
         self.check_build(&mut bounds);
         for (name, job_type) in &self.job_types {
             check_job_type(&mut bounds, &format!("job_types.{name}"), job_type, &self.limits);

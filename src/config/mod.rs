@@ -7,6 +7,7 @@
 //! Durations are seconds (`timeout: 30`, `poll_interval: 0.5`), sizes are bytes or text such as
 //! `64k`, `512m`, `2g` (powers of 1024).
 
+mod blobs;
 mod bounds;
 mod build;
 mod check;
@@ -20,6 +21,7 @@ mod known_keys;
 mod pip;
 mod retention;
 mod retry;
+mod role;
 mod schedules;
 mod secret;
 mod settings;
@@ -27,6 +29,7 @@ mod shared_code;
 mod sources;
 mod units;
 
+pub use blobs::{BlobStore, Blobs, S3};
 pub use build::Build;
 pub use concurrency::{Concurrency, Node, Placement};
 pub use error::{Error, Issue};
@@ -34,6 +37,7 @@ pub use job_type::{Gpu, JobType, Network, Normalise, Pattern, PoolOverride, Repl
 pub use pip::Pip;
 pub use retention::{Kept, Retention, RetentionOverride};
 pub use retry::{Retry, RetryOn, RetryOverride};
+pub use role::Role;
 pub use schedules::Schedules;
 pub use secret::{DatabaseUrl, Secret};
 pub use settings::{

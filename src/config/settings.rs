@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::blobs::Blobs;
 use super::build::Build;
 use super::concurrency::{Concurrency, Node};
 use super::job_type::{self, JobType};
 use super::retention::Retention;
 use super::retry::Retry;
+use super::role::Role;
 use super::schedules::Schedules;
 use super::secret::{DatabaseUrl, Secret};
 use super::units::{bytes, seconds};
@@ -25,6 +27,7 @@ const MIB: u64 = 1 << 20;
 pub struct Config {
     /// Refuses what only suits development: the embedded database cluster.
     pub production_mode: bool,
+    pub role: Role,
     pub security_mode: SecurityMode,
     pub engine: EngineChoice,
     /// OCI runtime of the Docker engine: `auto`, `runc`, `runsc`, or another that it knows.
@@ -60,6 +63,7 @@ pub struct Config {
     pub retry: Retry,
     pub schedules: Schedules,
     pub retention: Retention,
+    pub blobs: Blobs,
     pub audit: Audit,
     pub secrets: Secrets,
     pub log: Log,
@@ -73,6 +77,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             production_mode: false,
+            role: Role::All,
             security_mode: SecurityMode::Permissive,
             engine: EngineChoice::Auto,
             container_runtime: "auto".to_owned(),
@@ -98,6 +103,7 @@ impl Default for Config {
             retry: Retry::default(),
             schedules: Schedules::default(),
             retention: Retention::default(),
+            blobs: Blobs::default(),
             audit: Audit::default(),
             secrets: Secrets::default(),
             log: Log::default(),

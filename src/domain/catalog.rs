@@ -75,7 +75,7 @@ catalog! {
     JobTypeDefined: 1;
     JobTypePaused: 1;
     JobTypeResumed: 1;
-    NodeStarted: 1;
+    NodeStarted: 1 2;
     NodeDraining: 1;
     NodeStopped: 1;
     SecretSet: 1;

@@ -5,6 +5,7 @@
 //! report facts (exit status, signal, who was killed and why); what they mean is decided in
 //! the domain.
 
+pub mod absent;
 pub mod build;
 pub mod docker;
 pub mod guest_binary;
@@ -42,6 +43,8 @@ pub enum Kind {
     Native,
     /// Answers from a script; for tests and benches.
     Scripted,
+    /// Runs nothing: the node only answers requests.
+    None,
 }
 
 impl Kind {
@@ -50,6 +53,7 @@ impl Kind {
             Self::Docker => "docker",
             Self::Native => "native",
             Self::Scripted => "scripted",
+            Self::None => "none",
         }
     }
 }

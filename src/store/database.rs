@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 
 use super::error::Error;
+use super::objects::Objects;
 use super::payload_keys::Privacy;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -78,7 +79,14 @@ pub struct Store {
     floors: Arc<Mutex<Vec<i64>>>,
     /// How private payloads are treated; without it they are appended as they are.
     privacy: Option<Privacy>,
+    /// Where large blobs are.
+    objects: Arc<Objects>,
+    /// The largest blob that is not large.
+    inline_bytes: u64,
 }
+
+/// Blobs up to this size travel with the append, unless it is said otherwise.
+const INLINE_BYTES: u64 = 16 << 10;
 
 impl Store {
     /// Connects and checks that the database's migrations are this program's.
@@ -106,7 +114,14 @@ impl Store {
             .await
             .map_err(Error::during("connect"))?;
         let floors = Arc::new(Mutex::new(vec![0; PRIORITIES]));
-        let store = Self { pool, node: options.node.as_str().into(), floors, privacy: None };
+        let store = Self {
+            pool,
+            node: options.node.as_str().into(),
+            floors,
+            privacy: None,
+            objects: Arc::default(),
+            inline_bytes: INLINE_BYTES,
+        };
         store.check_migrations().await?;
         Ok(store)
     }
@@ -116,6 +131,23 @@ impl Store {
     pub fn with_privacy(mut self, privacy: Option<Privacy>) -> Self {
         self.privacy = privacy;
         self
+    }
+
+    /// The same store, with places for blobs of more than so many bytes.
+    #[must_use]
+    pub fn with_objects(mut self, objects: Arc<Objects>, inline_bytes: u64) -> Self {
+        self.objects = objects;
+        self.inline_bytes = inline_bytes;
+        self
+    }
+
+    /// Where large blobs are.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    pub(super) fn inline_bytes(&self) -> u64 {
+        self.inline_bytes
     }
 
     async fn check_migrations(&self) -> Result<(), Error> {

@@ -16,6 +16,16 @@ pub enum Error {
         #[source]
         source: Arc<sqlx::Error>,
     },
+    /// The store of large blobs does not answer; nothing is known about what a write did.
+    #[error("{operation}: the object store is not available for now")]
+    Objects {
+        operation: &'static str,
+        #[source]
+        source: Arc<object_store::Error>,
+    },
+    /// A place for large blobs that cannot be used as it is configured.
+    #[error("blobs cannot be kept in {place}: {reason}")]
+    ObjectPlace { place: String, reason: String },
     /// The database answered and refused; nothing was written.
     #[error("{operation}: the database refused")]
     Refused {
@@ -57,7 +67,17 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        match self {
+            Self::Unavailable { .. } => true,
+            // Whoever may not write today may tomorrow: what a job left is not to be lost for that.
+            Self::Objects { source, .. } => !matches!(**source, object_store::Error::NotFound { .. }),
+            _ => false,
+        }
+    }
+
+    /// Whether it is the store of large blobs, and not the database, that failed.
+    pub fn is_of_objects(&self) -> bool {
+        matches!(self, Self::Objects { .. } | Self::ObjectPlace { .. })
     }
 
     /// The database's own words, where it had any.

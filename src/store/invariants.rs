@@ -185,6 +185,11 @@ impl Store {
                     checked.report(*id, format!("the bytes of its {name} are not kept ({missing})"));
                 }
             }
+            for lost in self.lost_blobs(&hashes).await? {
+                if let Some((id, name)) = blobs.get(&lost) {
+                    checked.report(*id, format!("the object with the bytes of its {name} is lost ({lost})"));
+                }
+            }
         }
         Ok(checked)
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::json;
 use sqlx::postgres::{PgListener, PgNotification};
 
 use super::database::Store;
@@ -25,12 +26,18 @@ pub struct Wake {
     /// Something ended that a job waits for. An older program does not say so.
     #[serde(default)]
     pub dependents: bool,
+    /// Somebody watches the output of a job through another node.
+    #[serde(default)]
+    pub watch: bool,
+    /// A node asks others to build.
+    #[serde(default)]
+    pub build: bool,
 }
 
 impl Wake {
     /// Anything may have happened.
     fn everything() -> Self {
-        Self { node: String::new(), queue: true, ended: true, cancel: true, dependents: true }
+        Self { node: String::new(), queue: true, ended: true, cancel: true, dependents: true, watch: true, build: true }
     }
 
     fn of(notification: &PgNotification) -> Self {
@@ -50,6 +57,14 @@ impl Store {
     /// Wake-ups of all nodes. Takes one of the pool's connections for itself.
     pub fn listener(&self) -> Listener {
         Listener { store: self.clone(), connection: None, delay: Duration::ZERO }
+    }
+
+    /// A notification by this node about one thing.
+    pub(super) fn wake_text(&self, what: &str) -> String {
+        // The first four are there for programs that know no others.
+        let mut wake = json!({"node": self.node(), "queue": false, "ended": false, "cancel": false});
+        wake[what] = true.into();
+        wake.to_string()
     }
 }
 

@@ -4,12 +4,14 @@
 //! queue row, idempotency key, dead letter and small blobs of an item are one transaction. The
 //! log is numbered in the order of commits, can only grow, and chains each stream's events by
 //! hash ([`chain`]). Everything else here reads, or keeps what is no part of the log's truth:
-//! claims, heartbeats, blobs.
+//! claims, heartbeats, blobs, of which the large ones are [`Objects`] elsewhere.
 
 mod append;
 pub mod audit;
 mod batch;
+mod blob_puts;
 mod blobs;
+mod build_wishes;
 pub mod chain;
 mod claim_rules;
 mod codec;
@@ -28,6 +30,8 @@ mod job_type_versions;
 mod lineage;
 mod listener;
 mod nodes;
+mod objects;
+mod output_feed;
 mod partitions;
 mod pauses;
 mod payload_keys;
@@ -48,6 +52,9 @@ pub use append::{
     Append, Appended, Blob, DeadLetterChange, DeadLetterRow, Idempotency, NewEvent, Outcome, QueueChange, RecordRow,
     StreamKind,
 };
+pub use blob_puts::OldPut;
+pub use blobs::Put;
+pub use build_wishes::{BuildWish, WishState};
 pub use claim_rules::{Advert, ClaimSettings, JobTypeRule};
 pub use codec::{Unreadable, event_of, new_events};
 pub use database::{Options, Store, migrate};
@@ -61,7 +68,9 @@ pub use job_type_definitions::DefinedJobType;
 pub use job_type_versions::{JobTypeVersion, StoredRecipe};
 pub use lineage::{Family, Member, Reach};
 pub use listener::{Listener, Wake};
-pub use nodes::{Member as NodeMember, Node, NodeState};
+pub use nodes::{LiveRoles, Member as NodeMember, Node, NodeState};
+pub use objects::{ObjectOptions, ObjectPlace, Objects, ObjectsHealth, S3Options, SecretText};
+pub use output_feed::OutputPart;
 pub use partitions::{Holds, Partition};
 pub use pauses::{EVERY_JOB_TYPE, Pause};
 pub use payload_keys::Privacy;

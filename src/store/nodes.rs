@@ -32,6 +32,10 @@ pub struct Node {
     pub gpus: Vec<String>,
     /// Job types whose present image it has.
     pub warm: Vec<String>,
+    /// `all`, `api` or `worker`.
+    pub role: String,
+    /// Where it puts large blobs; `None` for the database.
+    pub blob_place: Option<String>,
 }
 
 /// A node as the others see it.
@@ -45,6 +49,15 @@ pub struct Member {
     pub is_dead: bool,
     /// Jobs that it holds.
     pub claimed: i64,
+}
+
+/// The nodes that give signs of life, by what they do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
+pub struct LiveRoles {
+    /// Those that answer requests.
+    pub answering: i64,
+    /// Those that run jobs.
+    pub working: i64,
 }
 
 /// Whether a node takes work.
@@ -84,6 +97,53 @@ impl Store {
         .await
         .map(drop)
         .map_err(Error::during("register node"))
+    }
+
+    /// Says what a registered node is for and where it puts large blobs.
+    ///
+    /// # Errors
+    /// As [`Store::heartbeat`].
+    pub async fn describe_node(&self, node_id: Uuid, role: &str, blob_place: Option<&str>) -> Result<(), Error> {
+        let done = sqlx::query("UPDATE nodes SET role = $2, blob_place = $3 WHERE node_id = $1")
+            .bind(node_id)
+            .bind(role)
+            .bind(blob_place)
+            .execute(self.pool())
+            .await
+            .map_err(Error::during("describe node"))?;
+        Error::unless_one(done.rows_affected(), "describe node", "nodes", node_id)
+    }
+
+    /// A place, other than this, into which a live node puts large blobs, and that node.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn other_blob_place(&self, place: &str, dead_after: Duration) -> Result<Option<(Uuid, String)>, Error> {
+        sqlx::query_as(
+            "SELECT node_id, blob_place FROM nodes WHERE state <> 'stopped' AND blob_place <> $1 \
+                AND heartbeat_at > now() - make_interval(secs => $2) LIMIT 1",
+        )
+        .bind(place)
+        .bind(dead_after.as_secs_f64())
+        .fetch_optional(self.pool())
+        .await
+        .map_err(Error::during("compare blob places"))
+    }
+
+    /// How many nodes that gave a sign of life within `dead_after` do what.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn live_roles(&self, dead_after: Duration) -> Result<LiveRoles, Error> {
+        sqlx::query_as(
+            "SELECT count(*) FILTER (WHERE role <> 'worker') AS answering, \
+                    count(*) FILTER (WHERE role <> 'api') AS working \
+               FROM nodes WHERE state = 'running' AND heartbeat_at > now() - make_interval(secs => $1)",
+        )
+        .bind(dead_after.as_secs_f64())
+        .fetch_one(self.pool())
+        .await
+        .map_err(Error::during("count live nodes"))
     }
 
     /// A sign of life, for all jobs of the node at once; timed by the database.

@@ -158,10 +158,12 @@ impl Store {
     }
 
     /// Removes those of the candidates that no event behind a position names and that were last put or
-    /// held before a moment. Whoever knows that nothing kept names them up to that position may call it.
+    /// held before a moment. Whoever knows that nothing kept names them up to that position may call it. When
+    /// it returns, their objects are gone as well.
     ///
     /// # Errors
-    /// [`Error::Unavailable`], after which what was removed stays so; as [`Store::blobs_of`].
+    /// [`Error::Unavailable`] and [`Error::Objects`], after which what was removed stays so, and the rest of
+    /// its objects go with a later call; as [`Store::blobs_of`].
     pub async fn remove_blobs(
         &self,
         candidates: &[Digest],
@@ -192,6 +194,8 @@ impl Store {
             removed.blobs += sizes.len() as u64;
             removed.bytes += sizes.iter().map(|size| size.unsigned_abs()).sum::<u64>();
         }
+        // Of what was removed before and could not go then, too.
+        self.remove_doomed().await?;
         Ok(removed)
     }
 }

@@ -29,6 +29,7 @@ fn chain(kind: EventKind) -> &'static [Upcaster] {
         EventKind::ExecutionStarted => &[execution_started_2],
         EventKind::RetryScheduled => &[retry_scheduled_2],
         EventKind::ReplayVerdictRecorded => &[replay_verdict_recorded_2, unchanged],
+        EventKind::NodeStarted => &[unchanged],
         EventKind::JobRejected
         | EventKind::JobDequeued
         | EventKind::DependenciesDeclared
@@ -60,7 +61,6 @@ fn chain(kind: EventKind) -> &'static [Upcaster] {
         | EventKind::JobTypeDefined
         | EventKind::JobTypePaused
         | EventKind::JobTypeResumed
-        | EventKind::NodeStarted
         | EventKind::NodeDraining
         | EventKind::NodeStopped
         | EventKind::SecretSet

@@ -40,6 +40,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("croner", &["domain/cron.rs"]),
     ("chrono_tz", &["domain/cron.rs"]),
     ("reqwest", &["cli/"]),
+    ("object_store", &["store/"]),
     ("tako_guest", &["engine/", "actors/", "domain/outcome.rs", "domain/tests/"]),
 ];
 
@@ -54,8 +55,10 @@ const PARTS: &[(&str, &str, &[&str])] = &[
         &[
             "Store",
             "Error",
+            "ObjectsHealth",
             "StoredEvent",
             "Filter",
+            "Page",
             "StatusCounts",
             "Stored",
             "Page",

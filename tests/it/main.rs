@@ -11,6 +11,7 @@ mod attacks;
 mod audit_cli;
 mod catalog;
 mod cli;
+mod cluster;
 mod db;
 mod dead_letters;
 mod dev;

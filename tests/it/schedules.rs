@@ -297,7 +297,7 @@ async fn schedules_are_made_listed_paused_and_removed_from_the_shell() {
 /// or is told to be skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_time_has_one_execution_whichever_node_is_killed() {
-    let mut fleet = Fleet::start(3).await;
+    let mut fleet = Fleet::start(&["all", "all", "all"]).await;
     let http = reqwest::Client::new();
     let url = fleet.nodes[0].url().await;
     let body = json!({"name": "tick", "cron": "* * * * * *", "overlap": "allow", "job": {"code": "pass"}});

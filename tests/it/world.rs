@@ -12,7 +12,7 @@ use tako_vm::domain::{Envelope, ExecutionRecord};
 use tako_vm::egress::{Network, SystemNetwork};
 use tako_vm::engine::scripted::ScriptedEngine;
 use tako_vm::store::audit::Verification;
-use tako_vm::store::{Options, Store};
+use tako_vm::store::{Objects, Options, Store};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -27,6 +27,8 @@ pub struct World {
     pub is_checked: bool,
     /// Whether the bytes that events name must be kept, at the end.
     pub keeps_blobs: bool,
+    /// Where large blobs are, for the check at the end.
+    pub objects: Arc<Objects>,
     servers: Vec<Server>,
 }
 
@@ -70,6 +72,7 @@ impl World {
             db,
             is_checked: true,
             keeps_blobs: true,
+            objects: Arc::default(),
             servers: vec![server],
         }
     }
@@ -98,6 +101,18 @@ impl World {
 
     pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
         let answer = self.http.post(format!("{}{path}", self.url)).json(&body).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
+    }
+
+    /// Sends to another node than the first.
+    pub async fn post_to(&self, url: &str, path: &str, body: Value) -> (u16, Value) {
+        let answer = self.http.post(format!("{url}{path}")).json(&body).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
+    }
+
+    /// Asks another node than the first.
+    pub async fn get_from(&self, url: &str, path: &str) -> (u16, Value) {
+        let answer = self.http.get(format!("{url}{path}")).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
     }
 
@@ -154,9 +169,10 @@ impl Drop for World {
             return;
         }
         let (options, keeps_blobs) = (self.db.options.clone(), self.keeps_blobs);
+        let objects = Arc::clone(&self.objects);
         let checked = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(check_log(&options, keeps_blobs));
+            runtime.block_on(check_log(&options, keeps_blobs, objects));
         });
         checked.join().expect("the log is whole");
     }
@@ -164,8 +180,9 @@ impl Drop for World {
 
 /// Demands that every hash, chain and seal is right, that every execution ended once or waits, and that
 /// live and rebuilt are the same.
-pub async fn check_log(options: &Options, keeps_blobs: bool) {
+pub async fn check_log(options: &Options, keeps_blobs: bool, objects: Arc<Objects>) {
     let store = Store::connect(&Options { max_connections: 4, ..options.clone() }).await.unwrap();
+    let store = store.with_objects(objects, 0);
     let verified = store.verify_log(&Verification::default(), &|_| {}).await.unwrap();
     assert!(verified.holds(), "{:#?}", verified.faults);
     assert_eq!(verified.sealed_through, verified.last_position, "the last node seals all there is");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::config::{Config, EngineChoice, SecurityMode};
+use crate::engine::absent::Absent;
 use crate::engine::docker::{self, DockerConfig, DockerEngine};
 use crate::engine::native::{NativeConfig, NativeEngine, Root};
 use crate::engine::scripted::ScriptedEngine;
@@ -17,6 +18,8 @@ pub enum Chosen {
     Docker(Arc<DockerEngine>),
     Native(Arc<NativeEngine>),
     Scripted(Arc<ScriptedEngine>),
+    /// Of a node that runs nothing.
+    Absent(Arc<Absent>),
 }
 
 impl Chosen {
@@ -25,15 +28,19 @@ impl Chosen {
             Self::Docker(engine) => Arc::clone(engine) as Arc<dyn Engine>,
             Self::Native(engine) => Arc::clone(engine) as Arc<dyn Engine>,
             Self::Scripted(engine) => Arc::clone(engine) as Arc<dyn Engine>,
+            Self::Absent(engine) => Arc::clone(engine) as Arc<dyn Engine>,
         }
     }
 }
 
-/// The configured engine; with `auto` Docker where it answers, else native.
+/// The configured engine; with `auto` Docker where it answers, else native. An api node has none.
 ///
 /// # Errors
 /// What keeps the chosen engine, or every one, from working. Call it on the I/O runtime.
 pub async fn choose(config: &Config) -> Result<Chosen> {
+    if !config.role.works() {
+        return Ok(Chosen::Absent(Arc::default()));
+    }
     let chosen = works(config).await?;
     let missing = chosen.engine().missing_limits();
     if !missing.is_empty() {

@@ -62,7 +62,7 @@ impl Probe for CachedProbe {
                 };
                 (engine_available, status.gvisor_available, breaker)
             }
-            Chosen::Native(_) | Chosen::Scripted(_) => {
+            Chosen::Native(_) | Chosen::Scripted(_) | Chosen::Absent(_) => {
                 let closed = CircuitBreaker { state: "closed", failure_count: 0, success_count: 0, last_failure: None };
                 (false, false, closed)
             }

@@ -17,7 +17,7 @@ pub use engine::{Chosen, choose};
 pub use service::{Service, Stop};
 
 use super::{Context, dev};
-use crate::config::{Config, Host};
+use crate::config::{Config, Host, Role};
 use crate::{store, telemetry};
 
 /// Answer REST requests and run jobs, until SIGTERM or SIGINT
@@ -29,6 +29,9 @@ pub(super) struct Args {
     /// Port to listen on, instead of server.port; 0 takes a free one
     #[arg(long)]
     port: Option<u16>,
+    /// What this node is for, instead of role: api answers requests, worker runs jobs, all does both
+    #[arg(long)]
+    role: Option<Role>,
     /// Write the address to this file once requests are answered
     #[arg(long, value_name = "FILE")]
     address_file: Option<std::path::PathBuf>,
@@ -44,6 +47,9 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
     }
     if let Some(port) = args.port {
         config.server.port = port;
+    }
+    if let Some(role) = args.role {
+        config.role = role;
     }
     config.check_bind(config.server.host.0)?;
     telemetry::start(&config.log)?;
@@ -105,7 +111,9 @@ pub(super) async fn open_store(config: &Config, node: &str) -> Result<store::Sto
     if migrations > 0 {
         tracing::info!(migrations, "the database's tables are made");
     }
-    Ok(store::Store::connect(&options).await?.with_privacy(super::key_file::privacy(config)?))
+    let objects = Arc::new(super::blob_places::open(config, false)?);
+    let store = store::Store::connect(&options).await?.with_privacy(super::key_file::privacy(config)?);
+    Ok(store.with_objects(objects, config.blobs.inline))
 }
 
 async fn wait_for_signal() -> Result<&'static str> {

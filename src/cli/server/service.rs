@@ -9,7 +9,7 @@ use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::super::{key_file, secret_key};
+use super::super::{blob_places, key_file, secret_key};
 use super::engine::Chosen;
 use super::health::CachedProbe;
 use crate::actors::topology::{Node, Parts};
@@ -67,7 +67,8 @@ impl Service {
         io: runtime::Handle,
         listener: TcpListener,
     ) -> Result<Self> {
-        let store = store.with_privacy(key_file::privacy(&config)?);
+        let objects = Arc::new(blob_places::open(&config, true)?);
+        let store = store.with_privacy(key_file::privacy(&config)?).with_objects(objects, config.blobs.inline);
         let installation = {
             let store = store.clone();
             io.spawn(async move { store.installation().await }).await??
@@ -96,6 +97,7 @@ impl Service {
         let address = listener.local_addr()?;
         let stopping = CancellationToken::new();
         let app = api::App {
+            node_id,
             config: Arc::clone(&config),
             store,
             io: io.clone(),
@@ -109,6 +111,7 @@ impl Service {
             builds: Arc::clone(&node.builds),
             waiters: Arc::clone(&node.waiters),
             live_output: Arc::clone(&node.live_output),
+            fleet: Arc::clone(&node.fleet),
             job_types: Arc::clone(&node.job_types),
             health: Arc::new(CachedProbe::new(chosen, pool, io)),
             audit: Arc::new(api::audit::Desk::new(trust)),

@@ -4,9 +4,12 @@ mod chaos;
 mod proxy;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tako_vm::store::{ObjectOptions, ObjectPlace, Objects};
 
 use self::proxy::Proxy;
 use crate::db::{self, Db};
@@ -15,6 +18,8 @@ use crate::db::{self, Db};
 pub struct Fleet {
     pub db: Db,
     pub nodes: Vec<Node>,
+    /// Which all nodes share, for large blobs.
+    blobs: tempfile::TempDir,
 }
 
 /// One server: a process that may be killed, frozen, cut off, and started again.
@@ -23,17 +28,20 @@ pub struct Node {
     proxy: Proxy,
     process: Option<Child>,
     starts: u32,
+    role: &'static str,
 }
 
 /// Nodes are taken for dead after this much silence.
 pub const DEAD_AFTER: Duration = Duration::from_secs(2);
 
 impl Fleet {
-    pub async fn start(nodes: usize) -> Self {
+    /// A node for each role.
+    pub async fn start(roles: &[&'static str]) -> Self {
         let db = db::fresh().await;
-        let mut fleet = Self { db, nodes: Vec::new() };
-        for _ in 0..nodes {
-            fleet.nodes.push(Node::new(&fleet.db));
+        let blobs = tempfile::Builder::new().prefix("tako-blobs-").tempdir().unwrap();
+        let mut fleet = Self { db, nodes: Vec::new(), blobs };
+        for role in roles {
+            fleet.nodes.push(Node::new(&fleet.db, role, fleet.blobs.path()));
         }
         for node in &mut fleet.nodes {
             node.start();
@@ -43,10 +51,16 @@ impl Fleet {
         }
         fleet
     }
+
+    /// Where large blobs are.
+    pub fn objects(&self) -> Arc<Objects> {
+        let (into, folder) = (ObjectPlace::Folder, Some(self.blobs.path().to_owned()));
+        Arc::new(Objects::open(&ObjectOptions { into, folder, ..ObjectOptions::default() }).unwrap())
+    }
 }
 
 impl Node {
-    fn new(db: &Db) -> Self {
+    fn new(db: &Db, role: &'static str, blobs: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("tako-node-").tempdir().unwrap();
         let (server, socket) = db.options.url.split_once("?host=").unwrap();
         let proxy = Proxy::before(&PathBuf::from(socket));
@@ -59,13 +73,15 @@ impl Node {
              pool: {{min_idle: 1, max_idle: 2}}\n\
              queue: {{poll_interval: 0.2}}\n\
              leases: {{heartbeat: 0.5, dead_after: {}}}\n\
-             retry: {{max_attempts: 50, base_delay: 0.1, max_delay: 1}}\n",
+             retry: {{max_attempts: 50, base_delay: 0.1, max_delay: 1}}\n\
+             blobs: {{store: local, inline: 1k, folder: {}}}\n",
             proxy.folder().display(),
             folder.path().join("data").display(),
             DEAD_AFTER.as_secs(),
+            blobs.display(),
         );
         std::fs::write(folder.path().join("config.yaml"), config).unwrap();
-        Self { folder, proxy, process: None, starts: 0 }
+        Self { folder, proxy, process: None, starts: 0, role }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -82,7 +98,7 @@ impl Node {
             .arg("server")
             .arg("--config")
             .arg(self.path("config.yaml"))
-            .args(["--port", "0", "--address-file"])
+            .args(["--role", self.role, "--port", "0", "--address-file"])
             .arg(self.path("address"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -96,7 +112,7 @@ impl Node {
     pub async fn url(&self) -> String {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            if let Some(url) = self.known_url() {
+            if let Some(url) = self.address() {
                 return url;
             }
             assert!(Instant::now() < deadline, "a node does not start:\n{}", self.log());
@@ -104,8 +120,12 @@ impl Node {
         }
     }
 
-    /// Where it answers, if it has said so.
+    /// Where it takes jobs, if it does and has said so.
     pub fn known_url(&self) -> Option<String> {
+        if self.role == "worker" { None } else { self.address() }
+    }
+
+    fn address(&self) -> Option<String> {
         let address = std::fs::read_to_string(self.path("address")).ok()?;
         (!address.is_empty()).then(|| format!("http://{address}"))
     }

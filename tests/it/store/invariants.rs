@@ -28,7 +28,7 @@ async fn each_violation_is_found_and_named_and_nothing_else_is() {
     let db = db::fresh().await;
     let node = Uuid::now_v7();
     db.store.register_node(node, 4, "test").await.unwrap();
-    db.store.put_blobs(&[tako_vm::store::Blob::new("code"), tako_vm::store::Blob::new("{}")]).await.unwrap();
+    let _ = db.store.put_blobs(&[tako_vm::store::Blob::new("code"), tako_vm::store::Blob::new("{}")]).await.unwrap();
     let running = dequeued(&db, node).await.record.execution_id;
     let queued = submit_job(&db, job("a", "default", None)).await.record.execution_id;
     let ended = submit_job(&db, job("a", "default", None)).await;

@@ -153,7 +153,15 @@ async fn a_batch_wakes_listeners_once_and_a_lost_connection_wakes_them_too() {
     let next_wake = async |listener: &mut tako_vm::store::Listener| {
         tokio::time::timeout(Duration::from_secs(20), listener.next()).await.expect("a wake-up")
     };
-    let all = Wake { node: String::new(), queue: true, ended: true, cancel: true, dependents: true };
+    let all = Wake {
+        node: String::new(),
+        queue: true,
+        ended: true,
+        cancel: true,
+        dependents: true,
+        watch: true,
+        build: true,
+    };
     assert_eq!(next_wake(&mut listener).await, all);
 
     let items = (0..10).map(|_| submit(Uuid::now_v7())).collect();
@@ -163,7 +171,15 @@ async fn a_batch_wakes_listeners_once_and_a_lost_connection_wakes_them_too() {
     end.record = Some(row("queued"));
     end.queue = QueueChange::FlagCancel;
     appended(db.store.append(end).await.unwrap());
-    let queue = Wake { node: "test".into(), queue: true, ended: false, cancel: false, dependents: false };
+    let queue = Wake {
+        node: "test".into(),
+        queue: true,
+        ended: false,
+        cancel: false,
+        dependents: false,
+        watch: false,
+        build: false,
+    };
     let cancel = Wake { queue: false, cancel: true, ..queue.clone() };
     assert_eq!(next_wake(&mut listener).await, queue, "of the ten");
     assert_eq!(next_wake(&mut listener).await, queue, "of the one");
@@ -183,7 +199,7 @@ async fn blobs_are_kept_once_and_a_changed_one_is_found() {
     use tako_vm::store::Blob;
     let db = db::fresh().await;
     let (one, two) = (Blob::new(vec![1; 100_000]), Blob::new("two"));
-    db.store.put_blobs(&[one.clone(), two.clone(), one.clone()]).await.unwrap();
+    let _ = db.store.put_blobs(&[one.clone(), two.clone(), one.clone()]).await.unwrap();
     let kept = db.store.blobs(&[one.hash(), two.hash()]).await.unwrap();
     assert_eq!((&kept[&one.hash()], &kept[&two.hash()]), (one.bytes(), two.bytes()));
     let none = Blob::new("none").hash();
