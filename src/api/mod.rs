@@ -30,6 +30,7 @@ mod problem;
 mod rate_limit;
 mod replay;
 mod routes;
+mod secret_uses;
 mod secrets;
 mod server;
 mod shred;

@@ -47,7 +47,7 @@ macro_rules! catalog {
 }
 
 catalog! {
-    JobSubmitted: 1 2 3;
+    JobSubmitted: 1 2 3 4;
     JobRejected: 1;
     JobDequeued: 1;
     ExecutionStarted: 1 2;

@@ -25,7 +25,7 @@ pub(super) enum NotUpcast {
 /// From version 1 to 2, from 2 to 3, and so on to today's.
 fn chain(kind: EventKind) -> &'static [Upcaster] {
     match kind {
-        EventKind::JobSubmitted => &[job_submitted_2, unchanged],
+        EventKind::JobSubmitted => &[job_submitted_2, unchanged, unchanged],
         EventKind::ExecutionStarted => &[execution_started_2],
         EventKind::ReplayVerdictRecorded => &[replay_verdict_recorded_2, unchanged],
         EventKind::JobRejected
@@ -101,8 +101,8 @@ fn replay_verdict_recorded_2(mut payload: Value) -> Result<Value, NotUpcast> {
     Ok(payload)
 }
 
-/// Version 3 of a job says which secrets it wants, where it wants some; version 3 of a verdict has one
-/// more cause. What was written before is what would be written now.
+/// Version 3 of a job says which secrets it wants, where it wants some, and version 4 may want them in a
+/// header; version 3 of a verdict has one more cause. What was written before is what would be written now.
 fn unchanged(payload: Value) -> Result<Value, NotUpcast> {
     Ok(payload)
 }
