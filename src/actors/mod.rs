@@ -22,6 +22,7 @@ pub mod dlq;
 mod given_files;
 pub mod images;
 pub mod intake;
+mod interrupted;
 pub mod job_types;
 mod journal;
 pub mod ledger;

@@ -8,6 +8,7 @@ use actix::prelude::*;
 use tokio::runtime;
 use uuid::Uuid;
 
+use super::builds::Builds;
 use super::ledger::{self, Enclosed, Ledger, Patience};
 use super::queue::{HeldLeases, Queue};
 use crate::domain::Command;
@@ -33,6 +34,7 @@ pub struct Round {
     pub store: store::Store,
     pub pool: Arc<Pool>,
     pub queue: Addr<Queue>,
+    pub builds: Arc<Builds>,
     /// Without a heartbeat for so long, a node is taken for dead.
     pub dead_after: Duration,
 }
@@ -70,6 +72,7 @@ impl Round {
         for expired in self.store.expired_claims(self.dead_after).await? {
             self.expire(expired, "its node does not answer").await?;
         }
+        self.builds.end_interrupted(self.dead_after).await?;
         self.give_back_strays(suspects).await
     }
 

@@ -159,6 +159,7 @@ impl Node {
             pool: Arc::clone(&pool),
             dead_after: config.leases.dead_after,
             queue: queue.clone(),
+            builds: Arc::clone(&builds),
         };
         let reaper = Reaper::new(round, config.leases.heartbeat, io.clone()).start();
         let round = sealer::Round {

@@ -10,6 +10,7 @@ mod append;
 pub mod audit;
 mod batch;
 mod blobs;
+mod builds_under_way;
 pub mod chain;
 mod codec;
 mod copy;
@@ -44,6 +45,7 @@ pub use append::{
     Append, Appended, Blob, DeadLetterChange, DeadLetterRow, Idempotency, NewEvent, Outcome, QueueChange, RecordRow,
     StreamKind,
 };
+pub use builds_under_way::BuildUnderWay;
 pub use codec::{Unreadable, event_of, new_events};
 pub use database::{Options, Store, migrate};
 pub use dead_letters::DeadLetterFilter;

@@ -58,6 +58,7 @@ const PARTS: &[(&str, &str, &[&str])] = &[
             "Filter",
             "StatusCounts",
             "Stored",
+            "Page",
             "Family",
             "Member",
             "Reach",

@@ -1,5 +1,6 @@
 //! Several servers as processes of their own on one database, and what must hold of them.
 
+mod builds;
 mod chaos;
 mod proxy;
 
@@ -30,10 +31,15 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(2);
 
 impl Fleet {
     pub async fn start(nodes: usize) -> Self {
+        Self::start_with(nodes, "").await
+    }
+
+    /// With more lines of configuration.
+    pub async fn start_with(nodes: usize, more: &str) -> Self {
         let db = db::fresh().await;
         let mut fleet = Self { db, nodes: Vec::new() };
         for _ in 0..nodes {
-            fleet.nodes.push(Node::new(&fleet.db));
+            fleet.nodes.push(Node::new(&fleet.db, more));
         }
         for node in &mut fleet.nodes {
             node.start();
@@ -46,7 +52,7 @@ impl Fleet {
 }
 
 impl Node {
-    fn new(db: &Db) -> Self {
+    fn new(db: &Db, more: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("tako-node-").tempdir().unwrap();
         let (server, socket) = db.options.url.split_once("?host=").unwrap();
         let proxy = Proxy::before(&PathBuf::from(socket));
@@ -59,7 +65,7 @@ impl Node {
              pool: {{min_idle: 1, max_idle: 2}}\n\
              queue: {{poll_interval: 0.2}}\n\
              leases: {{heartbeat: 0.5, dead_after: {}}}\n\
-             retry: {{max_attempts: 50, base_delay: 0.1, max_delay: 1}}\n",
+             retry: {{max_attempts: 50, base_delay: 0.1, max_delay: 1}}\n{more}",
             proxy.folder().display(),
             folder.path().join("data").display(),
             DEAD_AFTER.as_secs(),

@@ -39,7 +39,7 @@ fn has_index(test: &str) -> bool {
 }
 
 /// A server with real sandboxes and folders of its own.
-struct Real {
+pub struct Real {
     /// Dropped first, so that nothing uses what is removed then.
     world: Option<World>,
     images: Vec<String>,
@@ -60,7 +60,7 @@ impl Real {
         Self { world: Some(world), images: Vec::new(), folder }
     }
 
-    async fn docker(configure: impl FnOnce(&mut Config)) -> Self {
+    pub async fn docker(configure: impl FnOnce(&mut Config)) -> Self {
         let connect = |_: &Config| {
             let mut config = DockerConfig::default();
             if let Ok(runtime) = std::env::var("TAKO_VM_TEST_RUNTIME") {
@@ -72,7 +72,7 @@ impl Real {
         Self::start(Arc::new(connect), configure).await
     }
 
-    async fn native(configure: impl FnOnce(&mut Config)) -> Self {
+    pub async fn native(configure: impl FnOnce(&mut Config)) -> Self {
         let make = |config: &Config| {
             let own = NativeConfig {
                 layers: Some(config.data_dir.join("layers")),
@@ -84,11 +84,11 @@ impl Real {
         Self::start(Arc::new(make), configure).await
     }
 
-    fn world(&self) -> &World {
+    pub fn world(&self) -> &World {
         self.world.as_ref().unwrap()
     }
 
-    async fn build(&mut self, name: &str) -> (u16, Value) {
+    pub async fn build(&mut self, name: &str) -> (u16, Value) {
         let (status, body) = self.world().post(&format!("/job-types/{name}/build"), json!({})).await;
         if let Some(image) = body["image_ref"].as_str().filter(|image| image.starts_with("tako-vm/job-type:")) {
             self.images.push(image.to_owned());
@@ -97,7 +97,7 @@ impl Real {
     }
 
     /// Standard output of a job that must succeed.
-    async fn print(&self, job_type: &str, code: &str) -> String {
+    pub async fn print(&self, job_type: &str, code: &str) -> String {
         let (status, accepted) = self.world().post("/jobs", json!({"code": code, "job_type": job_type})).await;
         assert_eq!(status, 202, "{accepted}");
         let record = self.world().ended(accepted["execution_id"].as_str().unwrap().parse().unwrap()).await;
