@@ -33,8 +33,7 @@ async fn an_expired_execution_has_no_rows_from_the_moment_that_its_event_is_ther
     appended(db.store.append(append).await.unwrap());
     for table in ["executions", "endings", "idempotency_keys"] {
         let rows = format!("SELECT execution_id FROM {table}");
-        let rows: Vec<Uuid> =
-            sqlx::query_scalar(sqlx::AssertSqlSafe(rows)).fetch_all(&db.admin).await.unwrap();
+        let rows: Vec<Uuid> = sqlx::query_scalar(sqlx::AssertSqlSafe(rows)).fetch_all(&db.admin).await.unwrap();
         assert_eq!(rows, [kept], "{table}");
     }
     let checked = db.store.check_invariants(false, &|_| {}).await.unwrap();
@@ -48,7 +47,14 @@ fn defined(definition: &str, by: &str) -> Event {
     JobTypeDefined { name, definition, python_version, requirements: Vec::new(), by: by.to_owned() }.into()
 }
 
-async fn define(db: &Db, stream_id: Uuid, version: i32, prev_hash: Option<Digest>, definition: &str, by: &str) -> Digest {
+async fn define(
+    db: &Db,
+    stream_id: Uuid,
+    version: i32,
+    prev_hash: Option<Digest>,
+    definition: &str,
+    by: &str,
+) -> Digest {
     let digest = Digest::of(definition.as_bytes()).to_string();
     db.store.put_job_type_definition(&digest, definition).await.unwrap();
     let (_, stored) = stored(stream_id, version, defined(definition, by));
