@@ -26,6 +26,12 @@ distribution=$(. /etc/os-release && printf '%s' "$ID")
 release=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")
 [ -n "$release" ] || fail "/etc/os-release names no VERSION_CODENAME, so the release to install is unknown"
 
+# Only one run at a time, apt's own part included: a second one waits, then finds the tag.
+if [ "$(id -u)" = 0 ] && has flock; then
+    exec 9>/run/tako-vm-base-image.lock
+    flock 9
+fi
+
 # Major and minor version of the python3 that apt would install; empty while apt has no lists.
 candidate() {
     apt-cache policy python3 | sed -n 's/^ *Candidate: \([0-9]*:\)\{0,1\}\([0-9]*\.[0-9]*\).*/\2/p'
@@ -53,16 +59,6 @@ if ! has debootstrap; then
     say "installing debootstrap"
     apt-get install -y -qq --no-install-recommends debootstrap >/dev/null ||
         fail "debootstrap could not be installed; run apt-get update && apt-get install debootstrap, then this again"
-fi
-
-# Only one run at a time: a second one waits, then finds the tag.
-exec 9>/run/tako-vm-base-image.lock
-if has flock; then
-    flock 9
-    if docker image inspect "$tag" >/dev/null 2>&1; then
-        say "$tag exists already"
-        exit 0
-    fi
 fi
 
 # Lines of "suite mirror" for the release itself, its updates and its security fixes.

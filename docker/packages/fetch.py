@@ -72,7 +72,8 @@ def main():
         pip += ["--cert", written("ca.pem", wanted["ca"])]
     if wanted["proxy"]:
         pip += ["--proxy", wanted["proxy"]]
-    if wanted["source_distributions"]:
+    # A lock names wheels by their bytes, and what is built anew has others.
+    if wanted["source_distributions"] and wanted["lock"] is None:
         pip += ["wheel", "--prefer-binary", "--wheel-dir", wheels]
     else:
         pip += ["download", "--only-binary", ":all:", "--dest", wheels]

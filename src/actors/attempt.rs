@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::builder::{Builder, Prepare, Unprepared};
 use super::custody::Custody;
+use super::delivery;
 use super::job_types::JobTypes;
 use super::ledger::{self, Enclosed, Ledger, Patience, Tracked};
 use super::live_output::LiveOutput;
@@ -224,11 +225,14 @@ impl Attempt<'_> {
         &self,
         tracked: &Tracked,
         sandbox: Box<dyn Sandbox>,
-        bytes: JobBytes,
+        mut bytes: JobBytes,
     ) -> (Result<(Ending, Vec<store::Blob>), Stuck>, Option<Command>) {
         let redactor = Redactor::of(bytes.secrets.iter().map(|secret| (secret.name.as_str(), &secret.value)));
         let rules = self.bench.job_types.host_rules(&tracked.record.submitted.job_type);
-        let gate = rules.map(|rules| Arc::new(Gate::new(rules, Arc::clone(&self.bench.network))));
+        let (injections, given) = delivery::part(std::mem::take(&mut bytes.secrets));
+        bytes.secrets = given;
+        let gate = rules.map(|rules| Gate::new(rules, Arc::clone(&self.bench.network)));
+        let gate = gate.map(|gate| Arc::new(gate.with_injections(injections)));
         let ran = self.execute_through(tracked, sandbox, bytes, &redactor, gate.clone()).await;
         let observed = gate.map(|gate| redact_egress(&redactor, gate.observed()));
         (ran, observed.map(|observed| Command::RecordEgress { lease: self.claim.lease, observed }))

@@ -203,11 +203,8 @@ impl Builds {
         let log_bytes = usize::try_from(self.parts.config.build.log_size).unwrap_or(usize::MAX);
         let run = Arc::new(BuildRun::new(Uuid::now_v7(), environment, log_bytes));
         state.under_way.insert(key(&run.environment), Arc::clone(&run));
-        state.known.push_back(Arc::clone(&run));
-        while state.known.len() > REMEMBERED {
-            state.known.pop_front();
-        }
         drop(state);
+        self.remember(Arc::clone(&run));
         let (builds, task) = (Arc::clone(self), Arc::clone(&run));
         let making = make(Arc::clone(self), Arc::clone(&run));
         self.parts.io.spawn(async move {
@@ -228,6 +225,14 @@ impl Builds {
         match outcome {
             Ok(_) => drop(state.failed.remove(&key)),
             Err(refusal) => drop(state.failed.insert(key, (refusal.clone(), Instant::now()))),
+        }
+    }
+
+    pub(super) fn remember(&self, run: Arc<BuildRun>) {
+        let mut state = self.lock();
+        state.known.push_back(run);
+        while state.known.len() > REMEMBERED {
+            state.known.pop_front();
         }
     }
 
@@ -252,10 +257,11 @@ impl Builds {
         let began = Instant::now();
         let (environment, name) = (&run.environment, &run.environment.name);
         let Parts { node_id, journal, .. } = &self.parts;
-        let journal = journal.of_build(run.build_id, *node_id, wish.correlation_id.clone());
+        let journal = journal.of_build(run.build_id, *node_id, wish.correlation_id.clone(), (0, None));
         let (job_type, digest) = (name.clone(), environment.digest.to_string());
         let append = async |event: Event| match journal.append(event).await {
-            Ok(_) => Ok(()),
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refusal::of(name, "it was taken for interrupted: this node gave no sign of life")),
             Err(error) => Err(Refusal::of(name, &format!("it could not be recorded: {error}"))),
         };
         append(BuildRequested { job_type, digest, by: wish.by.clone() }.into()).await?;

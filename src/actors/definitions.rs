@@ -57,8 +57,13 @@ impl Desk {
             requirements: job_type.requirements.clone(),
             by: origin.by.clone(),
         };
-        let stream_id = self.stream_of(&name).await.map_err(of_store)?.unwrap_or_else(Uuid::now_v7);
-        let head = self.head(stream_id).await.map_err(of_store)?;
+        let known = self.stream_of(&name).await.map_err(of_store)?;
+        let head = match known {
+            Some(stream_id) => self.head(stream_id).await.map_err(of_store)?,
+            None => (0, None),
+        };
+        // A stream that was dropped from the log goes on as another.
+        let stream_id = known.filter(|_| head.0 > 0).unwrap_or_else(Uuid::now_v7);
         if is_new && head.0 > 0 {
             return Err(Refusal::Exists { name });
         }
@@ -81,7 +86,7 @@ impl Desk {
     /// The stream of a job type, if it has one.
     async fn stream_of(&self, name: &str) -> Result<Option<Uuid>, crate::store::Error> {
         let defined = self.store.defined_job_types().await?;
-        Ok(defined.iter().rfind(|defined| defined.name == name).map(|defined| defined.stream_id))
+        Ok(defined.iter().find(|defined| defined.name == name).map(|defined| defined.stream_id))
     }
 
     /// Version and hash of a stream's newest event.

@@ -6,7 +6,10 @@ use super::attempt::{Attempt, Stuck};
 use super::custody;
 use super::ledger::Tracked;
 use super::replay;
-use crate::domain::{Command, Delivery, ErrorType, Failure, MAX_SECRET_ENVIRONMENT_BYTES, Phase, RefusalCause};
+use crate::domain::{
+    Command, Delivery, ErrorType, Failure, MAX_SECRET_ENVIRONMENT_BYTES, Phase, RefusalCause, SecretValue,
+};
+use crate::egress::Injection;
 use crate::engine;
 
 impl Attempt<'_> {
@@ -43,11 +46,11 @@ impl Attempt<'_> {
         }
         let command = Command::DeliverSecrets { lease: self.claim.lease, secrets: versions.clone() };
         let secrets = versions.into_iter().zip(values).filter_map(|(version, value)| {
-            let delivery = delivery(&version.name)?.delivery;
+            let delivery = delivery(&version.name)?.delivery.clone();
             Some(engine::JobSecret { name: version.name, value, delivery })
         });
         let secrets: Vec<_> = secrets.collect();
-        if let Some(reason) = environment_fault(&secrets) {
+        if let Some(reason) = environment_fault(&secrets).or_else(|| header_fault(&secrets)) {
             return Err(failed(reason));
         }
         *tracked = self.commit(tracked.clone(), vec![command]).await?;
@@ -67,4 +70,33 @@ fn environment_fault(secrets: &[engine::JobSecret]) -> Option<String> {
     is_large.then(|| {
         format!("secrets of {bytes} bytes cannot be variables, which hold {MAX_SECRET_ENVIRONMENT_BYTES} in all: name some as files")
     })
+}
+
+/// Why some secrets cannot be headers, if so.
+fn header_fault(secrets: &[engine::JobSecret]) -> Option<String> {
+    let fault = |secret: &engine::JobSecret| match &secret.delivery {
+        Delivery::Header { header } => {
+            header.value(secret.value.expose()).err().map(|fault| format!("secret {} {fault}", secret.name))
+        }
+        Delivery::File | Delivery::Env => None,
+    };
+    secrets.iter().find_map(fault)
+}
+
+/// Parts what the egress proxy gets from what the sandbox gets.
+pub(super) fn part(secrets: Vec<engine::JobSecret>) -> (Vec<Injection>, Vec<engine::JobSecret>) {
+    let mut injections = Vec::new();
+    let mut given = Vec::new();
+    for secret in secrets {
+        match &secret.delivery {
+            Delivery::Header { header } => {
+                // One that fits no header was found before.
+                let value = header.value(secret.value.expose()).ok().map(SecretValue::new);
+                let rules = header.rules();
+                injections.extend(value.map(|value| Injection::new(&header.name, value, rules, header.plain_http)));
+            }
+            Delivery::File | Delivery::Env => given.push(secret),
+        }
+    }
+    (injections, given)
 }

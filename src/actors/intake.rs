@@ -19,10 +19,10 @@ use super::ledger::{self, Ledger, NewJob};
 use super::queue::{CancelHere, Queue};
 use super::room::Room;
 use super::submission::{FieldFault, Origin, Submission};
-use crate::config::Config;
+use crate::config::{Config, JobType};
 use crate::domain::{
-    Command, DependenciesDeclared, Digest, Idempotency, InputFile, JobLimits, JobSubmitted, RefusalCause, Rejection,
-    SecretUse, Status, canonical_json_digest,
+    Command, Delivery, DependenciesDeclared, Digest, HostRule, Idempotency, InputFile, JobLimits, JobSubmitted,
+    RefusalCause, Rejection, SecretUse, Status, canonical_json_digest,
 };
 use crate::store;
 
@@ -341,6 +341,9 @@ impl Doors {
         }
         let idempotency =
             submission.idempotency_key.clone().map(|key| Idempotency { key, fingerprint: submission.fingerprint() });
+        if let Some(fault) = unreachable(&submission.secrets, &job_type) {
+            return Err(Refusal::field("secrets", fault));
+        }
         self.check_secrets(&origin.tenant, &submission.secrets).await?;
         let limits = self.job_types.limits(&job_type, submission.timeout, submission.startup_timeout);
         let concurrency = submission.concurrency();
@@ -461,6 +464,19 @@ impl Doors {
             (Err(error), _) => Err(Refusal::of(error, job.execution_id)),
         }
     }
+}
+
+/// Which secret is meant for a host that the code does not reach, if so.
+fn unreachable(secrets: &[SecretUse], job_type: &JobType) -> Option<String> {
+    let allowed = job_type.network.rules().unwrap_or_default();
+    let is_out = |rule: &HostRule| !allowed.iter().any(|allowed| allowed.meets(rule));
+    secrets.iter().find_map(|SecretUse { name, delivery }| match delivery {
+        Delivery::Header { header } => header.rules().iter().find(|rule| is_out(rule)).map(|rule| {
+            let job_type = &job_type.name;
+            format!("{name:?} is meant for {rule}, which is not in network.allow of the job type {job_type:?}")
+        }),
+        Delivery::File | Delivery::Env => None,
+    })
 }
 
 /// Of the canonical JSON of what else shapes the result.

@@ -46,14 +46,20 @@ impl Journal {
         self.appender.clone()
     }
 
-    /// Of a new build on the same node.
-    pub fn of_build(&self, build_id: Uuid, node_id: Uuid, correlation_id: Option<String>) -> Self {
+    /// Of a build, whose stream goes on from a known head.
+    pub fn of_build(
+        &self,
+        build_id: Uuid,
+        node_id: Uuid,
+        correlation_id: Option<String>,
+        head: (i32, Option<Digest>),
+    ) -> Self {
         Self {
             stream_id: build_id,
             kind: store::StreamKind::Build,
             speaker: format!("builder@{node_id}"),
             correlation_id,
-            head: Arc::default(),
+            head: Arc::new(Mutex::new(head)),
             ..self.clone()
         }
     }

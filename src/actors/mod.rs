@@ -28,6 +28,7 @@ pub mod fleet;
 mod given_files;
 pub mod images;
 pub mod intake;
+mod interrupted;
 pub mod job_types;
 mod journal;
 pub mod ledger;

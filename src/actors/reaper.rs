@@ -8,6 +8,7 @@ use actix::prelude::*;
 use tokio::runtime;
 use uuid::Uuid;
 
+use super::builds::Builds;
 use super::fleet::Fleet;
 use super::ledger::{self, Enclosed, Ledger, Patience};
 use super::queue::{HeldLeases, Queue};
@@ -34,6 +35,7 @@ pub struct Round {
     pub store: store::Store,
     pub pool: Arc<Pool>,
     pub queue: Addr<Queue>,
+    pub builds: Arc<Builds>,
     pub fleet: Arc<Fleet>,
     /// Without a heartbeat for so long, a node is taken for dead.
     pub dead_after: Duration,
@@ -73,6 +75,7 @@ impl Round {
         for expired in self.store.expired_claims(self.dead_after).await? {
             self.expire(expired, "its node does not answer").await?;
         }
+        self.builds.end_interrupted(self.dead_after).await?;
         self.give_back_strays(suspects).await
     }
 

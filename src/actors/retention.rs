@@ -1,7 +1,7 @@
 //! Lets go of what the rules of retention no longer keep.
 //!
 //! Every node has one, and the database lets one of them begin at a time. All of it may be repeated and
-//! may stop anywhere: an execution first says in its stream that it has expired, then its rows go;
+//! may stop anywhere: an execution's rows go in the transaction in which its stream says that it has expired;
 //! bytes go once no kept execution names them.
 
 use std::collections::HashSet;
@@ -218,6 +218,7 @@ impl Round {
         let Some(tracked) = tracked else { return Ok(()) };
         let tracked = self.ledger.commit(tracked, vec![Command::Expire { records_days }], "retention").await;
         let tracked = tracked.map_err(failed)?;
+        // Of one that an older program expired, and did not get so far.
         self.store.forget(&tracked.record).await.map_err(|error| failed(error.into()))
     }
 

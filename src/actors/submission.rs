@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::domain::{
-    AfterPolicy, ConcurrencyKey, Digest, FileSource, JsonObject, MAX_AFTER, MAX_SECRETS, Requirement, SecretUse,
-    canonical_json_digest, secret_name_fault,
+    AfterPolicy, ConcurrencyKey, Delivery, Digest, FileSource, HeaderUse, JsonObject, MAX_AFTER, MAX_SECRETS,
+    Requirement, SecretUse, canonical_json_digest, secret_name_fault,
 };
 
 /// Of a submission that names none.
@@ -234,7 +234,17 @@ impl Submission {
             faults.add("secrets", format!("must be at most {MAX_SECRETS}"));
         }
         let mut names = BTreeSet::new();
-        for SecretUse { name, .. } in &self.secrets {
+        let mut headers: Vec<&HeaderUse> = Vec::new();
+        for SecretUse { name, delivery } in &self.secrets {
+            if let Delivery::Header { header } = delivery {
+                if let Some(fault) = header.fault() {
+                    faults.add("secrets", format!("{name:.64?} {fault}"));
+                }
+                if headers.iter().any(|other| header.clashes(other)) {
+                    faults.add("secrets", format!("have two values for the header {:.64?} of one host", header.name));
+                }
+                headers.push(header);
+            }
             if let Some(fault) = secret_name_fault(name) {
                 faults.add("secrets", format!("{:?} {fault}", name.chars().take(60).collect::<String>()));
             }

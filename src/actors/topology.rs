@@ -182,6 +182,7 @@ impl Node {
             pool: Arc::clone(&pool),
             dead_after: config.leases.dead_after,
             queue: queue.clone(),
+            builds: Arc::clone(&builds),
             fleet: Arc::clone(&fleet),
         };
         let reaper = Reaper::new(round, config.leases.heartbeat, io.clone()).start();

@@ -33,6 +33,7 @@ mod rate_limit;
 mod replay;
 mod routes;
 pub mod schedules;
+mod secret_uses;
 mod secrets;
 mod server;
 mod shred;

@@ -15,8 +15,9 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::problem::Problem;
+use super::secret_uses::{self, SECRETS_FORM};
 use crate::actors::submission::{DEFAULT_PRIORITY, FieldFault, Given, Submission};
-use crate::domain::{AfterPolicy, Delivery, FileSource, JsonObject, SecretUse};
+use crate::domain::{AfterPolicy, FileSource, JsonObject};
 
 /// A submission as it is sent. `null` is the same as absent, because clients write their own
 /// absent values so.
@@ -150,38 +151,6 @@ impl File {
     }
 }
 
-const SECRETS_FORM: &str = "must be a list of names, like [\"API_KEY\", {\"name\": \"DB_PASSWORD\", \"as\": \"env\"}]; \
-     values are set with PUT /secrets/{name} and never sent with a job";
-
-/// A secret as it is named: `"NAME"`, or with the way it is given to the code.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SecretName {
-    Name(String),
-    Full(FullSecretName),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FullSecretName {
-    name: String,
-    #[serde(rename = "as")]
-    delivery: Delivery,
-}
-
-/// `None` for what is no list of secrets, of which nothing may be repeated: it may hold values.
-fn secrets(value: &RawValue) -> Option<Vec<SecretUse>> {
-    if value.get().split_ascii_whitespace().collect::<String>() == "{}" {
-        return Some(Vec::new());
-    }
-    let named: Vec<SecretName> = serde_json::from_str(value.get()).ok()?;
-    let named = named.into_iter().map(|named| match named {
-        SecretName::Name(name) => SecretUse { name, delivery: Delivery::File },
-        SecretName::Full(FullSecretName { name, delivery }) => SecretUse { name, delivery },
-    });
-    Some(named.collect())
-}
-
 impl SubmitBody {
     /// # Errors
     /// Invalid, with everything that JSON alone could not tell.
@@ -228,7 +197,7 @@ impl SubmitBody {
         if self.callback_url.as_ref().is_some_and(|value| value.get() != "\"\"") {
             fault("callback_url", "is not available in this version; leave it out".to_owned());
         }
-        let secrets = match self.secrets.as_deref().map_or(Some(Vec::new()), secrets) {
+        let secrets = match self.secrets.as_deref().map_or(Some(Vec::new()), secret_uses::read) {
             Some(secrets) => secrets,
             None => {
                 fault("secrets", SECRETS_FORM.to_owned());

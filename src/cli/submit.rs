@@ -31,7 +31,8 @@ pub(super) struct Args {
     /// Further file below /input that is another execution's artifact; may be repeated
     #[arg(long = "file-from", value_name = "NAME=EXECUTION/ARTIFACT")]
     files_from: Vec<String>,
-    /// Secret that the code reads as /secrets/NAME, or as a variable with NAME=env; may be repeated
+    /// Secret that the code reads as /secrets/NAME, or as a variable with NAME=env; or, as JSON, one that the
+    /// proxy writes into a header; may be repeated
     #[arg(long = "secret", value_name = "NAME")]
     secrets: Vec<String>,
     #[arg(long)]
@@ -140,6 +141,9 @@ fn take_from(given: &str) -> Result<(String, Value)> {
 }
 
 fn secret(given: &str) -> Result<Value> {
+    if given.starts_with('{') {
+        return serde_json::from_str(given).context("a secret that begins with { must be JSON");
+    }
     match given.split_once('=') {
         None => Ok(given.into()),
         Some((name, delivery @ ("file" | "env"))) => Ok(json!({ "name": name, "as": delivery })),

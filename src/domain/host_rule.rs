@@ -63,6 +63,25 @@ impl HostRule {
         };
         is_port && is_host
     }
+
+    /// Whether some host and port are let through by both.
+    pub fn meets(&self, other: &Self) -> bool {
+        let is_below = |one: &Self, two: &Self| {
+            one.host.strip_suffix(&two.host).is_some_and(|below| below.len() > 1 && below.ends_with('.'))
+        };
+        let is_host = match (self.is_wildcard, other.is_wildcard) {
+            (false, false) => self.host == other.host,
+            (false, true) => is_below(self, other),
+            (true, false) => is_below(other, self),
+            (true, true) => self.host == other.host || is_below(self, other) || is_below(other, self),
+        };
+        let is_port = match (self.port, other.port) {
+            (Some(one), Some(two)) => one == two,
+            (Some(port), None) | (None, Some(port)) => matches!(port, 80 | 443),
+            (None, None) => true,
+        };
+        is_host && is_port
+    }
 }
 
 impl fmt::Display for HostRule {
@@ -123,6 +142,22 @@ mod tests {
         }
         assert!(!wildcard.allows("a.example.org", 443));
         assert_eq!(wildcard.to_string(), "*.example.org:8443");
+    }
+
+    #[test]
+    fn two_rules_meet_where_both_let_a_host_through() {
+        for (one, two, meet) in [
+            ("a.example.com", "a.example.com:443", true),
+            ("a.example.com", "a.example.com:8443", false),
+            ("a.example.com:80", "a.example.com:443", false),
+            ("a.example.com", "*.example.com", true),
+            ("example.com", "*.example.com", false),
+            ("*.example.com", "*.a.example.com:80", true),
+            ("*.example.com", "*.anexample.com", false),
+            ("a.example.com", "b.example.com", false),
+        ] {
+            assert_eq!((rule(one).meets(&rule(two)), rule(two).meets(&rule(one))), (meet, meet), "{one} {two}");
+        }
     }
 
     #[test]

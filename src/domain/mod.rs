@@ -18,6 +18,7 @@ mod error_type;
 mod event;
 mod execution_record;
 mod gpu;
+mod header_use;
 mod host_rule;
 mod job;
 mod json_text;
@@ -52,6 +53,7 @@ pub use event::{
 };
 pub use execution_record::{Claim, DeadLetter, Ending, Envelope, ExecutionRecord, JobState, NotFoldable, Status};
 pub use gpu::{GpuDevices, GpuRequest, GpuVendor};
+pub use header_use::HeaderUse;
 pub use host_rule::{HostRule, NotAHostRule, host_name, port_of};
 pub use job::{
     Artifact, Failure, FileSource, Idempotency, InputFile, JobLimits, Observed, Output, Parent, Phase, Relationship,

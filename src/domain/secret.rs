@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::header_use::HeaderUse;
+
 /// The shortest value that can be a secret. A shorter one would be found in any output, so that
 /// it could not be taken out again.
 pub const MIN_SECRET_BYTES: usize = 8;
@@ -17,20 +19,23 @@ pub const MAX_SECRET_ENVIRONMENT_BYTES: usize = 24 << 10;
 /// The folder in a sandbox in which secrets are files.
 pub const SECRETS_FOLDER: &str = "/secrets";
 
-/// How the code gets a secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// How a secret is put to use.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "delivery", rename_all = "snake_case")]
 pub enum Delivery {
     /// `/secrets/NAME`, in memory.
     File,
     /// An environment variable of its name.
     Env,
+    /// A header of the code's requests, which the egress proxy writes. The code does not get it.
+    Header { header: HeaderUse },
 }
 
 /// A secret that a job wants.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SecretUse {
     pub name: String,
+    #[serde(flatten)]
     pub delivery: Delivery,
 }
 

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::injection::Injection;
 use super::network::Network;
 use super::observed::Observed;
 use super::proxy;
@@ -23,6 +24,7 @@ pub struct Gate {
     pub(super) rules: Vec<HostRule>,
     pub(super) network: Arc<dyn Network>,
     pub(super) observed: Observed,
+    injections: Vec<Injection>,
     token: String,
 }
 
@@ -30,7 +32,12 @@ impl Gate {
     /// A gate with credentials of its own, which nobody else has ever had.
     pub fn new(rules: Vec<HostRule>, network: Arc<dyn Network>) -> Self {
         let token = hex::encode(rand::random::<[u8; 16]>());
-        Self { rules, network, observed: Observed::default(), token }
+        Self { rules, network, observed: Observed::default(), injections: Vec::new(), token }
+    }
+
+    /// Writes these into requests to their hosts.
+    pub fn with_injections(self, injections: Vec<Injection>) -> Self {
+        Self { injections, ..self }
     }
 
     /// Speaks proxy with one connection of the code, to its end.
@@ -52,6 +59,20 @@ impl Gate {
 
     pub(super) fn allows(&self, host: &str, port: u16) -> bool {
         self.rules.iter().any(|rule| rule.allows(host, port))
+    }
+
+    /// Where a request goes that asks for no TLS: over TLS all the same where a secret goes to its host
+    /// that may not go without. Answers with the port then.
+    pub(super) fn secured(&self, host: &str, port: u16) -> Option<u16> {
+        let secured = if port == 80 { 443 } else { port };
+        let is_secret =
+            |injection: &Injection| injection.goes_to(host, secured, true) && !injection.goes_to(host, port, false);
+        self.injections.iter().any(is_secret).then_some(secured)
+    }
+
+    /// What is written into a request to there.
+    pub(super) fn injections(&self, host: &str, port: u16, is_tls: bool) -> Vec<&Injection> {
+        self.injections.iter().filter(|injection| injection.goes_to(host, port, is_tls)).collect()
     }
 
     /// Whether the value of a `Proxy-Authorization` header is this job's.

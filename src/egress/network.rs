@@ -2,9 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::ClientConfig;
+
+use super::tls;
 
 /// Resolves and connects.
 #[async_trait]
@@ -14,6 +18,12 @@ pub trait Network: Send + Sync + 'static {
 
     /// Connects to that address and no other.
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream>;
+
+    /// Whose word it takes for certificates; see [`super::tls_client`].
+    ///
+    /// # Errors
+    /// When it takes nobody's.
+    fn tls(&self) -> io::Result<Arc<ClientConfig>>;
 }
 
 /// This host's resolver and network.
@@ -35,5 +45,9 @@ impl Network for SystemNetwork {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is this host"));
         }
         Ok(stream)
+    }
+
+    fn tls(&self) -> io::Result<Arc<ClientConfig>> {
+        tls::client_of_host()
     }
 }

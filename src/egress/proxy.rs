@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use super::address::is_public;
 use super::client_hello::{self, Hello};
 use super::gate::Gate;
 use super::observed::Counters;
 use super::request::{self, Kind, MAX_HEAD_BYTES, NotARequest, Request};
+use super::tls;
 use crate::domain::{EgressRefusal, host_name};
 
 /// For a head, a name, a connection or a first message of TLS, each.
@@ -64,7 +66,7 @@ async fn handle<S: AsyncRead + AsyncWrite + Unpin + Send>(
 ) -> Result<(), Refused> {
     let malformed = |detail: String| Refused::new(EgressRefusal::Malformed, "400 Bad Request", detail);
     let (head, rest) = in_time(read_head(client)).await.map_err(|error| malformed(error.to_string()))?;
-    let Request { credentials, host, port, kind } = request::read(&head).map_err(|error| match error {
+    let Request { credentials, host, mut port, kind } = request::read(&head).map_err(|error| match error {
         NotARequest::Malformed => malformed(error.to_string()),
         NotARequest::NotAName => Refused::new(EgressRefusal::NotAName, "403 Forbidden", error.to_string()),
         NotARequest::LengthRequired => Refused::new(EgressRefusal::Malformed, "411 Length Required", error.to_string()),
@@ -72,6 +74,12 @@ async fn handle<S: AsyncRead + AsyncWrite + Unpin + Send>(
     if !matches!(&credentials[..], [one] if gate.knows(one)) {
         let detail = "these are not this job's credentials: use those of HTTP_PROXY";
         return Err(Refused::new(EgressRefusal::WrongCredentials, "407 Proxy Authentication Required", detail));
+    }
+    let mut is_tls = false;
+    if let Kind::Forward(forward) = &kind {
+        let secured = if forward.is_https { Some(port) } else { gate.secured(&host, port) };
+        is_tls = secured.is_some();
+        port = secured.unwrap_or(port);
     }
     *target = Some((host.clone(), port));
     if !gate.allows(&host, port) {
@@ -90,15 +98,34 @@ async fn handle<S: AsyncRead + AsyncWrite + Unpin + Send>(
             let counters = gate.observed.connected(&host, port);
             tunnel(client, &mut server, &hello, u64::MAX, &counters).await;
         }
-        Kind::Forward { mut head, body_bytes } => {
-            let counters = gate.observed.connected(&host, port);
-            let begun = rest.len().min(usize::try_from(body_bytes).unwrap_or(usize::MAX));
+        Kind::Forward(forward) => {
+            let mut head = forward.head(&host, port, is_tls, &gate.injections(&host, port, is_tls));
+            let begun = rest.len().min(usize::try_from(forward.body_bytes).unwrap_or(usize::MAX));
             head.extend_from_slice(&rest[..begun]);
             // Nothing after this one request: another could name another host.
-            tunnel(client, &mut server, &head, body_bytes - begun as u64, &counters).await;
+            let left = forward.body_bytes - begun as u64;
+            if is_tls {
+                let mut server = secure(gate, &host, port, server).await?;
+                let counters = gate.observed.connected(&host, port);
+                tunnel(client, &mut server, &head, left, &counters).await;
+            } else {
+                let counters = gate.observed.connected(&host, port);
+                tunnel(client, &mut server, &head, left, &counters).await;
+            }
         }
     }
     Ok(())
+}
+
+async fn secure(gate: &Gate, host: &str, port: u16, server: TcpStream) -> Result<TlsStream<TcpStream>, Refused> {
+    let begun = match gate.network.tls() {
+        Ok(trust) => in_time(tls::begin(trust, host, server)).await,
+        Err(error) => Err(error),
+    };
+    begun.map_err(|error| {
+        let detail = format!("{host}:{port} speaks no TLS that can be trusted: {error}");
+        Refused::new(EgressRefusal::Unreachable, "502 Bad Gateway", detail)
+    })
 }
 
 /// Resolves once, and connects to an address that was looked at. All must be public: a name that
@@ -164,17 +191,18 @@ async fn read_hello(client: &mut (impl AsyncRead + Unpin), mut bytes: Vec<u8>, h
 
 /// Carries bytes both ways, at most so many from the code after the first ones, until the
 /// server has said all.
-async fn tunnel<S: AsyncRead + AsyncWrite + Unpin + Send>(
-    client: &mut S,
-    server: &mut TcpStream,
+async fn tunnel(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+    server: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
     first: &[u8],
     most: u64,
     counters: &Counters,
 ) {
     let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (mut from_server, mut to_server) = server.split();
+    let (mut from_server, mut to_server) = tokio::io::split(server);
     let outward = async {
         to_server.write_all(first).await?;
+        to_server.flush().await?;
         counters.sent.fetch_add(first.len() as u64, Ordering::Relaxed);
         carry(&mut (&mut from_client).take(most), &mut to_server, &counters.sent).await?;
         // A request is over when its body is; its server must not think that it is cancelled.
@@ -209,6 +237,8 @@ async fn carry(
             return Ok(());
         }
         to.write_all(&buffer[..count]).await?;
+        // What encrypts keeps some back otherwise.
+        to.flush().await?;
         counter.fetch_add(count as u64, Ordering::Relaxed);
     }
 }

@@ -1,5 +1,6 @@
 //! The head of a proxy request: read strictly, and written anew for whom it is for.
 
+use super::injection::Injection;
 use crate::domain::{host_name, port_of};
 
 /// The longest head.
@@ -20,8 +21,46 @@ pub struct Request {
 pub enum Kind {
     /// `CONNECT host:port`.
     Tunnel,
-    /// A plain request: its head as the server gets it, and the length of its body.
-    Forward { head: Vec<u8>, body_bytes: u64 },
+    /// A request that the proxy itself makes.
+    Forward(Forward),
+}
+
+/// What a server is to be asked.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The code asked for `https://`, or else for `http://`.
+    pub is_https: bool,
+    pub body_bytes: u64,
+    method: String,
+    path: String,
+    /// Those that are meant for the server.
+    headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Forward {
+    /// The head as the server gets it, with the header of each secret in the place of the code's own.
+    pub fn head(&self, host: &str, port: u16, is_tls: bool, injections: &[&Injection]) -> Vec<u8> {
+        let own_port = if is_tls { 443 } else { 80 };
+        let authority = if port == own_port { host.to_owned() } else { format!("{host}:{port}") };
+        // Whatever Host the client sent: it is the one that was allowed.
+        let mut written = format!("{} {} HTTP/1.1\r\nHost: {authority}\r\n", self.method, self.path).into_bytes();
+        let mut write = |name: &str, value: &[u8]| {
+            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                written.extend_from_slice(part);
+            }
+        };
+        for (name, value) in &self.headers {
+            if !injections.iter().any(|injection| injection.replaces(name)) {
+                write(name, value);
+            }
+        }
+        for injection in injections {
+            write(injection.name(), injection.value());
+        }
+        write("Connection", b"close");
+        written.extend_from_slice(b"\r\n");
+        written
+    }
 }
 
 /// Why a head is no request to this proxy.
@@ -68,14 +107,17 @@ pub fn read(head: &[u8]) -> Result<Request, NotARequest> {
         let host = host_name(host).ok_or(NotARequest::NotAName)?;
         return Ok(Request { credentials, host, port, kind: Kind::Tunnel });
     }
-    let rest = target.strip_prefix("http://").ok_or(NotARequest::Malformed)?;
+    let (is_https, rest) = match target.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, target.strip_prefix("http://").ok_or(NotARequest::Malformed)?),
+    };
     let (authority, path) = match rest.find(['/', '?', '#']) {
         Some(at) => rest.split_at(at),
         None => (rest, ""),
     };
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) => (host, port_of(port).ok_or(NotARequest::Malformed)?),
-        None => (authority, 80),
+        None => (authority, if is_https { 443 } else { 80 }),
     };
     let host = host_name(host).ok_or(NotARequest::NotAName)?;
     let path = path.split('#').next().unwrap_or_default();
@@ -92,22 +134,18 @@ pub fn read(head: &[u8]) -> Result<Request, NotARequest> {
     let connection: Vec<u8> = named("connection").collect::<Vec<_>>().join(&b',');
     let connection = String::from_utf8_lossy(&connection).to_ascii_lowercase();
     let dropped: Vec<&str> = connection.split(',').map(str::trim).collect();
-    let authority = if port == 80 { host.clone() } else { format!("{host}:{port}") };
-    // Whatever Host the client sent: it is the one that was allowed.
-    let mut written = format!("{method} {slash}{path} HTTP/1.1\r\nHost: {authority}\r\n").into_bytes();
+    let mut headers = Vec::new();
     for header in parsed.headers.iter() {
         let name = header.name.to_ascii_lowercase();
         // The length says where the body ends: whoever drops it makes a second request of the body.
         let is_dropped = name != "content-length" && dropped.contains(&name.as_str());
-        if name == "host" || HOP_BY_HOP.contains(&name.as_str()) || is_dropped {
-            continue;
-        }
-        for part in [header.name.as_bytes(), b": ", header.value, b"\r\n"] {
-            written.extend_from_slice(part);
+        if name != "host" && !HOP_BY_HOP.contains(&name.as_str()) && !is_dropped {
+            headers.push((header.name.to_owned(), header.value.to_vec()));
         }
     }
-    written.extend_from_slice(b"Connection: close\r\n\r\n");
-    Ok(Request { credentials, host, port, kind: Kind::Forward { head: written, body_bytes } })
+    let (method, path) = (method.to_owned(), format!("{slash}{path}"));
+    let forward = Forward { is_https, body_bytes, method, path, headers };
+    Ok(Request { credentials, host, port, kind: Kind::Forward(forward) })
 }
 
 fn length_of(value: &[u8]) -> Option<u64> {
@@ -118,11 +156,13 @@ fn length_of(value: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::SecretValue;
 
     fn forward(head: &str) -> (String, u16, String, u64) {
         let request = read(head.as_bytes()).unwrap();
-        let Kind::Forward { head, body_bytes } = request.kind else { panic!("a tunnel") };
-        (request.host, request.port, String::from_utf8(head).unwrap(), body_bytes)
+        let Kind::Forward(forward) = request.kind else { panic!("a tunnel") };
+        let head = forward.head(&request.host, request.port, forward.is_https, &[]);
+        (request.host, request.port, String::from_utf8(head).unwrap(), forward.body_bytes)
     }
 
     #[test]
@@ -150,10 +190,32 @@ mod tests {
     }
 
     #[test]
+    fn a_request_over_tls_goes_to_its_own_port() {
+        let (host, port, head, _) = forward("GET https://a.b/x HTTP/1.1\r\n\r\n");
+        assert_eq!((host.as_str(), port), ("a.b", 443));
+        assert_eq!(head, "GET /x HTTP/1.1\r\nHost: a.b\r\nConnection: close\r\n\r\n");
+        assert_eq!(forward("GET https://a.b:80/ HTTP/1.1\r\n\r\n").1, 80);
+    }
+
+    #[test]
+    fn a_secrets_header_stands_in_the_place_of_the_codes_own() {
+        let text =
+            b"GET http://a.b/ HTTP/1.1\r\nauthorization: mine\r\nX-1: 1\r\nAuthorization: also\r\nX_Key: k\r\n\r\n";
+        let Kind::Forward(forward) = read(text).unwrap().kind else { panic!("a tunnel") };
+        let injection = |name, value: &[u8]| Injection::new(name, SecretValue::new(value), Vec::new(), false);
+        let (one, two) = (injection("Authorization", b"Bearer s"), injection("x-key", b"t"));
+        assert_eq!(
+            String::from_utf8(forward.head("a.b", 8443, true, &[&one, &two])).unwrap(),
+            "GET / HTTP/1.1\r\nHost: a.b:8443\r\nX-1: 1\r\nAuthorization: Bearer s\r\nx-key: t\r\nConnection: close\r\n\r\n"
+        );
+    }
+
+    #[test]
     fn what_two_readers_might_read_differently_is_refused() {
         for (head, error) in [
             ("GET / HTTP/1.1\r\n\r\n", NotARequest::Malformed),
-            ("GET https://a.b/ HTTP/1.1\r\n\r\n", NotARequest::Malformed),
+            ("GET ftp://a.b/ HTTP/1.1\r\n\r\n", NotARequest::Malformed),
+            ("GET https://127.0.0.1/ HTTP/1.1\r\n\r\n", NotARequest::NotAName),
             ("GET http://a.b/ HTTP/1.0\r\n\r\n", NotARequest::Malformed),
             ("CONNECT a.b HTTP/1.1\r\n\r\n", NotARequest::Malformed),
             ("CONNECT 127.0.0.1:80 HTTP/1.1\r\n\r\n", NotARequest::NotAName),

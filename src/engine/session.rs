@@ -404,7 +404,7 @@ async fn send_job(writer: &mut Writer, job: &Job) -> Result<(), Error> {
     }
     let mut environment = job.egress.as_ref().map(|gate| gate.environment()).unwrap_or_default();
     for secret in &job.secrets {
-        match (secret.delivery, std::str::from_utf8(secret.value.expose())) {
+        match (&secret.delivery, std::str::from_utf8(secret.value.expose())) {
             (Delivery::Env, Ok(text)) if !text.contains('\0') => {
                 environment.insert(secret.name.clone(), text.to_owned());
             }
@@ -412,6 +412,8 @@ async fn send_job(writer: &mut Writer, job: &Job) -> Result<(), Error> {
             (Delivery::File | Delivery::Env, _) => {
                 send_file(writer, &format!("{SECRETS_FOLDER}/{}", secret.name), secret.value.expose()).await?;
             }
+            // Not the sandbox's business.
+            (Delivery::Header { .. }, _) => {}
         }
     }
     let run = protocol::Run {

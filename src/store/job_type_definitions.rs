@@ -1,10 +1,9 @@
-//! Job types as administrators defined them: the newest event of each job type's stream.
+//! Job types as administrators defined them: what each job type's stream came to.
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::append::StreamKind;
 use super::database::Store;
 use super::error::Error;
 
@@ -12,6 +11,7 @@ use super::error::Error;
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct DefinedJobType {
     pub name: String,
+    /// Its events may have been archived and dropped.
     pub stream_id: Uuid,
     /// 1 for the first definition.
     pub revision: i32,
@@ -39,21 +39,15 @@ impl Store {
         .map_err(Error::during("put job type definition"))
     }
 
-    /// All of them, by name. Of two streams of one name, which two nodes began at the same time, the
-    /// first comes last, and counts.
+    /// All of them, by name.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn defined_job_types(&self) -> Result<Vec<DefinedJobType>, Error> {
         sqlx::query_as(
-            "SELECT e.payload->>'name' AS name, e.stream_id, e.version AS revision, e.recorded_at AS defined_at, \
-                    e.payload->>'by' AS defined_by, d.definition \
-               FROM (SELECT DISTINCT ON (stream_id) * FROM events WHERE stream_kind = 5 \
-                      ORDER BY stream_id, version DESC) e \
-               JOIN job_type_definitions d ON d.digest = e.payload->>'definition' \
-              WHERE e.event_type = 'JobTypeDefined' AND e.stream_kind = $1 ORDER BY 1, e.stream_id DESC",
+            "SELECT t.name, t.stream_id, t.revision, t.defined_at, t.defined_by, d.definition \
+               FROM job_types t JOIN job_type_definitions d ON d.digest = t.definition ORDER BY t.name",
         )
-        .bind(StreamKind::JobType as i16)
         .fetch_all(self.pool())
         .await
         .map_err(Error::during("list job types"))

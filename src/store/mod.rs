@@ -12,6 +12,7 @@ mod batch;
 mod blob_puts;
 mod blobs;
 mod build_wishes;
+mod builds_under_way;
 pub mod chain;
 mod claim_rules;
 mod codec;
@@ -55,6 +56,7 @@ pub use append::{
 pub use blob_puts::OldPut;
 pub use blobs::Put;
 pub use build_wishes::{BuildWish, WishState};
+pub use builds_under_way::BuildUnderWay;
 pub use claim_rules::{Advert, ClaimSettings, JobTypeRule};
 pub use codec::{Unreadable, event_of, new_events};
 pub use database::{Options, Store, migrate};

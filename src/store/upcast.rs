@@ -119,8 +119,9 @@ fn replay_verdict_recorded_2(mut payload: Value) -> Result<Value, NotUpcast> {
     Ok(payload)
 }
 
-/// Version 3 of a job says which secrets it wants, where it wants some, and version 4 which key it shares
-/// with others; version 3 of a verdict has one more cause. What was written before is what would be written now.
+/// Version 3 of a job says which secrets it wants, where it wants some, and version 4 may want them in a header and
+/// says which key it shares with others; version 3 of a verdict has one more cause. What was written before is what
+/// would be written now.
 fn unchanged(payload: Value) -> Result<Value, NotUpcast> {
     Ok(payload)
 }

@@ -36,6 +36,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("chacha20poly1305", &["store/private.rs", "store/vault_key.rs"]),
     ("ed25519_dalek", &["store/audit/"]),
     ("httparse", &["egress/"]),
+    ("tokio_rustls", &["egress/"]),
+    ("rustls_native_certs", &["egress/"]),
     ("anyhow", &["cli/"]),
     ("croner", &["domain/cron.rs"]),
     ("chrono_tz", &["domain/cron.rs"]),

@@ -135,7 +135,10 @@ pub fn submitted() -> impl Strategy<Value = JobSubmitted> {
         source,
     });
     let parent = (id(), relationship()).prop_map(|(execution_id, relationship)| Parent { execution_id, relationship });
-    let delivery = prop_oneof![Just(Delivery::File), Just(Delivery::Env)];
+    let header = (text(), text(), vec(text(), 1..3), any::<bool>())
+        .prop_map(|(name, template, hosts, plain_http)| HeaderUse { name, template, hosts, plain_http });
+    let delivery =
+        prop_oneof![Just(Delivery::File), Just(Delivery::Env), header.prop_map(|header| Delivery::Header { header })];
     let secret = (text(), delivery).prop_map(|(name, delivery)| SecretUse { name, delivery });
     let idempotency = (text(), digest()).prop_map(|(key, fingerprint)| Idempotency { key, fingerprint });
     let pinned = (text(), option::of(text()), text(), option::of(text()))

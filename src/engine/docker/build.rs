@@ -27,8 +27,9 @@ const JOB_TYPE: &str = "tako-vm.job-type";
 const EXECUTOR: &str = "tako-vm.executor";
 const KIND: &str = "tako-vm.image";
 
-/// Where images of job types are built, one at a time: a build takes memory and disk, and what it
-/// leaves between its steps is removed after it.
+const PRUNE_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// Where images of job types are built, one at a time: a build takes memory and disk.
 #[derive(Default)]
 pub(super) struct Workshop(Mutex<()>);
 
@@ -86,9 +87,9 @@ impl Workshop {
         };
         let context = context.map_err(BuildError::system("cannot write the build context"))?;
         log.say(format!("building {tag}"));
-        let built = run(tools.daemon, plan, &executor, &tag, &context, log).await;
-        // What stands between two stages has no name, and is of no more use.
-        prune(tools.daemon).await;
+        let stage = Stage(uuid::Uuid::new_v4().simple().to_string());
+        let built = run(tools.daemon, plan, &executor, &tag, &stage, &context, log).await;
+        stage.remove(tools.daemon).await;
         built?;
         let (cache, limit) = (Wheels::at(&plan.settings.wheel_cache), plan.settings.wheel_cache_bytes);
         let _ = tokio::task::spawn_blocking(move || cache.shrink(limit)).await;
@@ -127,10 +128,11 @@ async fn run(
     plan: &Plan,
     executor: &Image,
     tag: &str,
+    stage: &Stage,
     context: &Path,
     log: &Log,
 ) -> Result<(), BuildError> {
-    let arguments = HashMap::from([("EXECUTOR", executor.digest.as_str())]);
+    let arguments = HashMap::from([("EXECUTOR", executor.digest.as_str()), ("BUILD", stage.0.as_str())]);
     let labels = HashMap::from([
         (VERSION, plan.digest.as_str()),
         (JOB_TYPE, plan.job_type.as_str()),
@@ -144,6 +146,8 @@ async fn run(
         .buildargs(&arguments)
         .labels(&labels)
         .networkmode("none")
+        // A step that another build left may go with that one's image while this build stands on it.
+        .nocache(true)
         .memory(memory)
         .memswap(memory)
         .rm(true)
@@ -166,11 +170,33 @@ async fn run(
     Ok(())
 }
 
-async fn prune(daemon: &Daemon) {
-    let filters = HashMap::from([("dangling", vec!["true"]), ("label", vec!["tako-vm.image=packages"])]);
-    let options = PruneImagesOptionsBuilder::default().filters(&filters).build();
-    if let Err(error) = daemon.call("prune", daemon.docker.prune_images(Some(options))).await {
-        tracing::debug!(%error, "what stood between the stages of a build was not removed");
+/// What stands between the two stages of one build: it has no name, and is of no use afterwards. Other
+/// servers, too, build on this daemon, and theirs must stay.
+struct Stage(String);
+
+impl Stage {
+    async fn remove(&self, daemon: &Daemon) {
+        let own = format!("tako-vm.build={}", self.0);
+        prune(daemon, HashMap::from([("dangling", vec!["true"]), ("label", vec![&own])])).await;
+        // Of builds that nobody ended: no build takes so long.
+        let lost = [("dangling", vec!["true"]), ("label", vec!["tako-vm.image=packages"]), ("until", vec!["48h"])];
+        prune(daemon, HashMap::from(lost)).await;
+    }
+}
+
+async fn prune(daemon: &Daemon, filters: HashMap<&str, Vec<&str>>) {
+    const TRIES: u32 = 20;
+    for _ in 0..TRIES {
+        let options = PruneImagesOptionsBuilder::default().filters(&filters).build();
+        match daemon.call("prune", daemon.docker.prune_images(Some(options))).await {
+            // The daemon does one at a time, and lets nobody wait.
+            Err(CallError::Answered { status: 409, .. }) => tokio::time::sleep(PRUNE_PAUSE).await,
+            Ok(_) => return,
+            Err(error) => {
+                tracing::debug!(%error, "what stood between the stages of a build was not removed");
+                return;
+            }
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) async fn fetch(
     let input = Fetch::of(plan, FOLDER, links)?.text();
     let container = create(tools, plan, base_id).await?;
     if let Some(folder) = &plan.settings.wheel_dir {
-        let archive = wheels_archive(folder).await?;
+        let archive = wheels_archive(folder, plan.settings.source_distributions).await?;
         let options = UploadToContainerOptionsBuilder::default().path("/tmp").build();
         let body = bollard::body_full(archive.into());
         let request = daemon.docker.upload_to_container(container.id(), Some(options), body);
@@ -73,7 +73,13 @@ pub(super) async fn fetch(
         Fetch::BUSY => return Err(log.busy("docker")),
         Fetch::TOO_LARGE => return Err(BuildError::TooLarge { limit_bytes: plan.settings.max_bytes }),
         137 => return Err(BuildError::Failed("the download was killed: it needs more than build.memory".to_owned())),
-        code => return Err(BuildError::Failed(format!("pip could not get the packages (exit code {code})"))),
+        code => {
+            let lost = match plan.lock.is_some() && plan.settings.source_distributions {
+                true => "; a wheel that was built here and is kept no more is not made again: change the job type",
+                false => "",
+            };
+            return Err(BuildError::Failed(format!("pip could not get the packages (exit code {code}){lost}")));
+        }
     }
     let wheels = collect(tools, plan, container.id(), scratch).await?;
     container.remove().await;
@@ -187,15 +193,19 @@ fn unpack(archive: &Path, scratch: &Path, kept: &Wheels) -> io::Result<Vec<Wheel
     Ok(wheels)
 }
 
-/// The wheels of a folder of this host, as they lie in the container.
-async fn wheels_archive(folder: &Path) -> Result<Vec<u8>, BuildError> {
+/// The wheels of a folder of this host, and its source distributions if they count, as they lie in the
+/// container.
+async fn wheels_archive(folder: &Path, with_sources: bool) -> Result<Vec<u8>, BuildError> {
     let folder: PathBuf = folder.to_owned();
+    let counts = move |name: &str| {
+        name.ends_with(".whl") || with_sources && (name.ends_with(".tar.gz") || name.ends_with(".zip"))
+    };
     let archive = tokio::task::spawn_blocking(move || {
         let mut archive = tar::Builder::new(Vec::new());
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(".whl") && entry.path().is_file() {
+            if counts(&name) && entry.path().is_file() {
                 let bytes = fs::read(entry.path())?;
                 let mut header = tar::Header::new_gnu();
                 header.set_size(bytes.len() as u64);

@@ -6,10 +6,11 @@ use bollard::query_parameters::BuildImageOptionsBuilder;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use tako_guest::site;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::base::{self, Base, image_error};
 use super::daemon::Daemon;
+use super::host_lock::HostLock;
 use crate::engine::build::EXECUTOR_RECIPE as DOCKERFILE;
 use crate::engine::guest_binary;
 use crate::engine::{Error, Image};
@@ -44,7 +45,7 @@ impl Images {
         if let Some(digest) = find(daemon, &base).await? {
             return Ok(Image { reference: reference.to_owned(), digest });
         }
-        let _making = self.making.lock().await;
+        let _alone = self.alone().await;
         if let Some(digest) = find(daemon, &base).await? {
             return Ok(Image { reference: reference.to_owned(), digest });
         }
@@ -64,7 +65,7 @@ impl Images {
         if !obtain {
             return Ok(None);
         }
-        let _making = self.making.lock().await;
+        let _alone = self.alone().await;
         match base::find(daemon, &base).await? {
             Some(id) => Ok(Some(id)),
             None => base::obtain(daemon, &base, self.pull_timeout, self.build_timeout).await.map(Some),
@@ -78,11 +79,20 @@ impl Images {
             return Ok(None);
         }
         let tag = executor_tag(&base, base_id, guest_binary::sha256());
+        let named = |digest| Some(Image { reference: reference.to_owned(), digest });
         if let Some(digest) = base::id_of(daemon, &tag).await? {
-            return Ok(Some(Image { reference: reference.to_owned(), digest }));
+            return Ok(named(digest));
         }
-        let _making = self.making.lock().await;
+        let _alone = self.alone().await;
+        if let Some(digest) = base::id_of(daemon, &tag).await? {
+            return Ok(named(digest));
+        }
         self.make(daemon, &base, base_id, reference).await.map(Some)
+    }
+
+    /// Made twice, an image would lose its name to the second, and go with whatever stands on it.
+    async fn alone(&self) -> (MutexGuard<'_, ()>, Option<HostLock>) {
+        (self.making.lock().await, HostLock::take("images.lock", self.build_timeout).await)
     }
 
     /// Builds an executor image; the builder's cache answers for one that is there.

@@ -7,6 +7,7 @@
 //! - [`config`]: how to reach the daemon and which runtime to ask for
 //! - `daemon`: every call, bounded in time and counted by the [`breaker`]
 //! - `base`, `image`: base images and the executor images made of them
+//! - `host_lock`: the servers of one host make an image once
 //! - `fetch`, `build`: the packages of job types, and the images made with them
 //! - `container`: what a sandbox is as a container
 //! - `attached`, `sandbox`: one container's streams and life
@@ -23,6 +24,7 @@ mod container;
 mod daemon;
 mod fetch;
 mod gpu;
+mod host_lock;
 mod image;
 mod post_mortem;
 mod removal;

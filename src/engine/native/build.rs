@@ -20,6 +20,10 @@ use crate::engine::wheels::{Wheel, Wheels, lock};
 /// Nobody, as every Linux numbers them.
 const NOBODY: u32 = 65534;
 
+/// What `build.source_distributions` comes to here.
+const NO_SOURCES: &str = "; a package without a wheel is not built on the native engine, which would run its code on \
+     this host: make its wheel elsewhere (pip wheel) and put it into build.wheel_dir, or build on Docker";
+
 /// The Python that builds, and what it is.
 pub(super) struct Host<'a> {
     pub python: &'a Path,
@@ -52,9 +56,6 @@ impl Drop for Scratch {
 
 /// See [`crate::engine::Engine::build`].
 pub(super) async fn build(host: &Host<'_>, plan: &Plan, log: &Log) -> Result<Made, BuildError> {
-    if plan.settings.source_distributions {
-        log.say("packages without a wheel are not built on the native engine, which has nowhere to run their code");
-    }
     if let Some(digest) = plan.base.digest.as_ref().filter(|digest| *digest != host.digest) {
         let reference = "the host's Python".to_owned();
         return Err(BuildError::BaseGone { reference, digest: digest.clone() });
@@ -134,7 +135,7 @@ async fn wheels(host: &Host<'_>, plan: &Plan, scratch: &Path, log: &Log) -> Resu
     let folder_text = folder.to_string_lossy().into_owned();
     let input = {
         let fetch = Fetch::of(plan, &folder_text, links.as_deref())?;
-        // Their code would run on the host.
+        // See `NO_SOURCES`.
         Fetch { source_distributions: false, ..fetch }.text()
     };
     let mut command = command(host.python, scratch);
@@ -146,7 +147,10 @@ async fn wheels(host: &Host<'_>, plan: &Plan, scratch: &Path, log: &Log) -> Resu
         Some(code) if i64::from(code) == Fetch::TOO_LARGE => {
             return Err(BuildError::TooLarge { limit_bytes: plan.settings.max_bytes });
         }
-        _ => return Err(BuildError::Failed(format!("pip could not get the packages ({status})"))),
+        _ => {
+            let unbuilt = if plan.settings.source_distributions { NO_SOURCES } else { "" };
+            return Err(BuildError::Failed(format!("pip could not get the packages ({status}){unbuilt}")));
+        }
     }
     let collected = tokio::task::spawn_blocking(move || {
         let mut wheels = Vec::new();

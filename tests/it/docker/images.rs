@@ -1,9 +1,14 @@
 //! Images found, made and refused.
 
-use tako_vm::engine::build::Base;
-use tako_vm::engine::{Engine, Error};
+use std::io::Write;
+use std::process::{Command, Stdio};
 
-use super::Bench;
+use tako_vm::engine::build::Base;
+use tako_vm::engine::docker::DockerEngine;
+use tako_vm::engine::{Engine, Error};
+use uuid::Uuid;
+
+use super::{Bench, config};
 
 #[tokio::test]
 async fn a_pinned_image_is_the_same_image() {
@@ -58,4 +63,40 @@ async fn the_plain_image_on_a_certain_base_is_had_while_that_base_is_there() {
     let gone = Some(format!("sha256:{}", "0".repeat(64)));
     assert_eq!(bench.engine.image_on(&on(gone)).await.unwrap(), None);
     bench.end().await;
+}
+
+#[tokio::test]
+async fn servers_that_share_a_daemon_make_an_image_once() {
+    let bench = Bench::new().await;
+    let base = bench.engine.base("tako-vm/executor:3.11", false).await.unwrap().unwrap();
+    let own = format!("tako-vm-test/base:{}", Uuid::new_v4().simple());
+    build(&format!("FROM {base}\nLABEL test={own}\n"), &["-t", &own]);
+    let mut servers = Vec::new();
+    for _ in 0..4 {
+        servers.push(DockerEngine::connect(config()).await.unwrap());
+    }
+    let made = futures::future::join_all(servers.iter().map(|server| server.resolve_image(&own))).await;
+    let made: Vec<_> = made.into_iter().map(|image| image.unwrap().digest).collect();
+    let removed = [docker(&["rmi", "-f", &made[0]]), docker(&["rmi", &own])];
+    assert!(made.iter().all(|digest| *digest == made[0]), "one lost its name to another: {made:?}");
+    assert!(removed.iter().all(Result::is_ok), "{removed:?}");
+    bench.end().await;
+}
+
+/// Runs the Docker CLI; answers with what it says on standard output, or else on standard error.
+pub fn docker(arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new("docker").args(arguments).output().unwrap();
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
+}
+
+/// Builds an image of a recipe alone; answers with its id.
+pub fn build(recipe: &str, options: &[&str]) -> String {
+    let mut command = Command::new("docker");
+    command.env("DOCKER_BUILDKIT", "0").args(["build", "-q"]).args(options).arg("-");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(recipe.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{recipe}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

@@ -2,7 +2,7 @@
 //! `TAKO_VM_TEST_RUNTIME` names.
 
 mod daemon;
-mod images;
+pub mod images;
 mod isolation;
 mod jobs;
 mod leftovers;

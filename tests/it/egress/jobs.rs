@@ -11,10 +11,10 @@ use super::outside::Outside;
 use crate::world::{Choice, World};
 use crate::{docker, native};
 
-const PUBLIC: &str = "93.184.216.34";
+pub const PUBLIC: &str = "93.184.216.34";
 
 /// What every program here can use.
-const TOOLS: &str = r#"
+pub const TOOLS: &str = r#"
 import base64, json, os, socket, ssl, sys, threading, urllib.error, urllib.parse, urllib.request
 
 proxy = urllib.parse.urlsplit(os.environ['HTTPS_PROXY'])
@@ -74,14 +74,17 @@ def tunnel(target, name, first=None):
     return said_back(connection, b'more') and 'open'
 "#;
 
-struct Site {
-    world: World,
-    outside: Arc<Outside>,
+pub struct Site {
+    pub world: World,
+    pub outside: Arc<Outside>,
 }
 
 impl Site {
     async fn new(choice: Choice, allow: &[&str], names: &[(&str, &[&[&str]])]) -> Self {
-        let outside = Outside::new(names).await;
+        Self::on(Outside::new(names).await, choice, allow).await
+    }
+
+    pub async fn on(outside: Arc<Outside>, choice: Choice, allow: &[&str]) -> Self {
         let allow = allow.iter().map(|rule| (*rule).to_owned()).collect();
         let job_type =
             JobType { name: "online".to_owned(), network: Allowed { enabled: true, allow }, ..JobType::default() };
@@ -102,13 +105,13 @@ impl Site {
         (printed, self.observed(id).await)
     }
 
-    async fn submit(&self, body: Value) -> Uuid {
+    pub async fn submit(&self, body: Value) -> Uuid {
         let (status, accepted) = self.world.post("/jobs", body).await;
         assert_eq!(status, 202, "{accepted}");
         accepted["execution_id"].as_str().unwrap().parse().unwrap()
     }
 
-    async fn observed(&self, id: Uuid) -> EgressObserved {
+    pub async fn observed(&self, id: Uuid) -> EgressObserved {
         let events = self.world.events(id).await;
         let mut observed = events.into_iter().filter_map(|envelope| match envelope.event {
             Event::EgressObserved(observed) => Some(observed),

@@ -1,5 +1,6 @@
 //! Several servers as processes of their own on one database, and what must hold of them.
 
+mod builds;
 mod chaos;
 mod proxy;
 
@@ -37,11 +38,16 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(2);
 impl Fleet {
     /// A node for each role.
     pub async fn start(roles: &[&'static str]) -> Self {
+        Self::start_with(roles, "").await
+    }
+
+    /// With more lines of configuration.
+    pub async fn start_with(roles: &[&'static str], more: &str) -> Self {
         let db = db::fresh().await;
         let blobs = tempfile::Builder::new().prefix("tako-blobs-").tempdir().unwrap();
         let mut fleet = Self { db, nodes: Vec::new(), blobs };
         for role in roles {
-            fleet.nodes.push(Node::new(&fleet.db, role, fleet.blobs.path()));
+            fleet.nodes.push(Node::new(&fleet.db, role, fleet.blobs.path(), more));
         }
         for node in &mut fleet.nodes {
             node.start();
@@ -60,7 +66,7 @@ impl Fleet {
 }
 
 impl Node {
-    fn new(db: &Db, role: &'static str, blobs: &Path) -> Self {
+    fn new(db: &Db, role: &'static str, blobs: &Path, more: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("tako-node-").tempdir().unwrap();
         let (server, socket) = db.options.url.split_once("?host=").unwrap();
         let proxy = Proxy::before(&PathBuf::from(socket));
@@ -74,7 +80,7 @@ impl Node {
              queue: {{poll_interval: 0.2}}\n\
              leases: {{heartbeat: 0.5, dead_after: {}}}\n\
              retry: {{max_attempts: 50, base_delay: 0.1, max_delay: 1}}\n\
-             blobs: {{store: local, inline: 1k, folder: {}}}\n",
+             blobs: {{store: local, inline: 1k, folder: {}}}\n{more}",
             proxy.folder().display(),
             folder.path().join("data").display(),
             DEAD_AFTER.as_secs(),

@@ -5,6 +5,7 @@ mod defining;
 mod packages;
 mod refusing;
 mod room;
+mod sources;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -12,7 +12,9 @@ use tako_vm::engine::docker::{DockerConfig, DockerEngine, RuntimeChoice};
 use tako_vm::engine::native::{NativeConfig, NativeEngine};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
+use uuid::Uuid;
 
+use crate::docker::images::{build, docker};
 use crate::world::{Choice, World};
 
 const SMALL: &str = "six==1.17.0";
@@ -37,7 +39,7 @@ fn has_index(test: &str) -> bool {
 }
 
 /// A server with real sandboxes and folders of its own.
-struct Real {
+pub struct Real {
     /// Dropped first, so that nothing uses what is removed then.
     world: Option<World>,
     images: Vec<String>,
@@ -58,7 +60,7 @@ impl Real {
         Self { world: Some(world), images: Vec::new(), folder }
     }
 
-    async fn docker(configure: impl FnOnce(&mut Config)) -> Self {
+    pub async fn docker(configure: impl FnOnce(&mut Config)) -> Self {
         let connect = |_: &Config| {
             let mut config = DockerConfig::default();
             if let Ok(runtime) = std::env::var("TAKO_VM_TEST_RUNTIME") {
@@ -70,7 +72,7 @@ impl Real {
         Self::start(Arc::new(connect), configure).await
     }
 
-    async fn native(configure: impl FnOnce(&mut Config)) -> Self {
+    pub async fn native(configure: impl FnOnce(&mut Config)) -> Self {
         let make = |config: &Config| {
             let own = NativeConfig {
                 layers: Some(config.data_dir.join("layers")),
@@ -82,11 +84,11 @@ impl Real {
         Self::start(Arc::new(make), configure).await
     }
 
-    fn world(&self) -> &World {
+    pub fn world(&self) -> &World {
         self.world.as_ref().unwrap()
     }
 
-    async fn build(&mut self, name: &str) -> (u16, Value) {
+    pub async fn build(&mut self, name: &str) -> (u16, Value) {
         let (status, body) = self.world().post(&format!("/job-types/{name}/build"), json!({})).await;
         if let Some(image) = body["image_ref"].as_str().filter(|image| image.starts_with("tako-vm/job-type:")) {
             self.images.push(image.to_owned());
@@ -95,7 +97,7 @@ impl Real {
     }
 
     /// Standard output of a job that must succeed.
-    async fn print(&self, job_type: &str, code: &str) -> String {
+    pub async fn print(&self, job_type: &str, code: &str) -> String {
         let (status, accepted) = self.world().post("/jobs", json!({"code": code, "job_type": job_type})).await;
         assert_eq!(status, 202, "{accepted}");
         let record = self.world().ended(accepted["execution_id"].as_str().unwrap().parse().unwrap()).await;
@@ -108,7 +110,7 @@ impl Drop for Real {
     fn drop(&mut self) {
         drop(self.world.take());
         for image in &self.images {
-            let _ = Command::new("docker").args(["rmi", image]).output();
+            let _ = docker(&["rmi", image]);
         }
     }
 }
@@ -198,7 +200,7 @@ async fn without_a_network_packages_come_from_the_folder_of_wheels() {
         // Gone and wanted again, it is made of the very wheels of its lock.
         match built["image_ref"].as_str().unwrap().strip_prefix("layer:") {
             Some(layer) => std::fs::remove_dir_all(real.folder.path().join("layers").join(layer)).unwrap(),
-            None => drop(Command::new("docker").args(["rmi", built["image_ref"].as_str().unwrap()]).output().unwrap()),
+            None => drop(docker(&["rmi", built["image_ref"].as_str().unwrap()]).unwrap()),
         }
         let (status, again) = real.build("small").await;
         assert_eq!((status, &again), (200, &built));
@@ -242,4 +244,21 @@ async fn shared_code_is_imported_and_not_written() {
         assert!(printed.starts_with("tako 42 /tako/shared/pkg/__init__.py\nb'8\\n'\n"), "{printed}");
         assert!(!printed.contains("written"), "{printed}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_leaves_alone_what_another_one_has_between_its_stages() {
+    let recipe = format!("FROM scratch\nLABEL tako-vm.image=packages tako-vm.build={}\n", Uuid::new_v4());
+    let other = build(&recipe, &[]);
+    let shared = |config: &mut Config| {
+        let files = [("helpers.py".to_owned(), "x = 1\n".to_owned())];
+        let shared_code = Some(SharedCode::Files(files.into()));
+        let job_type = JobType { name: "brief".to_owned(), shared_code, ..JobType::default() };
+        config.job_types.insert("brief".to_owned(), job_type);
+    };
+    let mut real = Real::docker(shared).await;
+    let (status, built) = real.build("brief").await;
+    let remains = docker(&["rmi", &other]);
+    assert_eq!(status, 200, "{built:#}");
+    remains.expect("another build would have stood on it");
 }

@@ -10,19 +10,19 @@ use uuid::Uuid;
 use crate::world::{Choice, World};
 
 /// What no dump may hold. In every form that a job may print it.
-const VALUE: &str = "correct-horse/battery+staple \"42\"";
+pub const VALUE: &str = "correct-horse/battery+staple \"42\"";
 
 async fn world(choice: Choice) -> World {
     World::start_with(|config| config.secrets.key = tako_vm::config::Secret::new("5a".repeat(32)), choice).await
 }
 
-async fn set(world: &World, name: &str, value: &str) -> i64 {
+pub async fn set(world: &World, name: &str, value: &str) -> i64 {
     let (status, answer) = put(world, name, json!({ "value": value })).await;
     assert_eq!(status, 200, "{answer}");
     answer["version"].as_i64().unwrap()
 }
 
-async fn put(world: &World, name: &str, body: Value) -> (u16, Value) {
+pub async fn put(world: &World, name: &str, body: Value) -> (u16, Value) {
     let answer = world.http.put(format!("{}/secrets/{name}", world.url)).json(&body).send().await.unwrap();
     (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
 }
@@ -39,7 +39,7 @@ async fn submit(world: &World, body: Value) -> Uuid {
 }
 
 /// Every row of every table as text, bytes as both hexadecimal and characters.
-async fn dump(admin: &sqlx::PgPool) -> String {
+pub async fn dump(admin: &sqlx::PgPool) -> String {
     let tables: Vec<String> =
         sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
             .fetch_all(admin)
@@ -58,7 +58,7 @@ async fn dump(admin: &sqlx::PgPool) -> String {
     dump
 }
 
-fn demand_absent(text: &str, value: &str) {
+pub fn demand_absent(text: &str, value: &str) {
     use base64::Engine as _;
     let encoded = base64::engine::general_purpose::STANDARD.encode(value);
     let quoted = serde_json::Value::from(value).to_string();

@@ -3,6 +3,7 @@
 mod append;
 mod archive;
 mod audit;
+mod followed;
 mod invariants;
 mod limits;
 mod log;
