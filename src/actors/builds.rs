@@ -272,7 +272,7 @@ impl Builds {
             }
             Err(error) => {
                 let refusal = Refusal::of_build(name, &error, run.tail());
-                let (error, log_tail) = (domain::scrub(&error.to_string()), run.tail());
+                let (error, log_tail) = (domain::scrub(&domain::causes(&error)), run.tail());
                 tracing::warn!(version = %environment.version(), error, "not built");
                 append(BuildFailed { error, log_tail, duration_ms }.into()).await?;
                 Err(refusal)
@@ -304,7 +304,7 @@ impl Builds {
                 () = run.cancel.cancelled() => Err(BuildError::Cancelled),
             };
             if let Err(error) = &made {
-                log.say(error.to_string());
+                log.say(domain::causes(error));
             }
             made
         };
@@ -374,7 +374,7 @@ impl Refusal {
             BuildError::BaseGone { .. } | BuildError::Cancelled | BuildError::System { .. } => true,
             BuildError::Engine(error) => matches!(error, engine::Error::Unavailable { .. }),
         };
-        let (job_type, message) = (job_type.to_owned(), domain::scrub(&error.to_string()));
+        let (job_type, message) = (job_type.to_owned(), domain::scrub(&domain::causes(error)));
         Self::Failed { job_type, message, log_tail, retryable }
     }
 }

@@ -57,7 +57,7 @@ pub use recipe::{Recipe, Reference, Version};
 pub use redactor::{RedactedStream, Redactor};
 pub use requirement::{NotARequirement, Requirement};
 pub use retry::RetryPolicy;
-pub use scrub::scrub;
+pub use scrub::{causes, scrub};
 pub use secret::{
     Delivery, MAX_SECRET_ENVIRONMENT_BYTES, MAX_SECRETS, SECRETS_FOLDER, SecretRemoved, SecretSet, SecretUse,
     SecretValue, SecretVersion, SecretsDelivered, secret_name_fault, secret_value_fault,

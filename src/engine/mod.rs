@@ -6,6 +6,7 @@
 //! the domain.
 
 pub mod build;
+pub mod crashing;
 pub mod docker;
 pub mod guest_binary;
 pub mod native;

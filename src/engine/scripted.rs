@@ -15,6 +15,7 @@
 //! | `exit CODE` | ends with that code |
 //! | `oom` | the OOM killer strikes |
 //! | `lose` | the sandbox vanishes: an infrastructure failure |
+//! | `hang` | the engine never answers |
 //! | anything else | nothing |
 //!
 //! A build takes what its requirements say: `fails` fails, `hangs` never ends, any other is there.
@@ -269,6 +270,7 @@ impl Sandbox for ScriptedSandbox {
                 "lose" => {
                     return Err(Error::Lost { message: "the script says so".to_owned(), oom_killed: false });
                 }
+                "hang" => std::future::pending().await,
                 _ => {}
             }
             if run.report.end != (End::Exited { code: 0 }) {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::append::Blob;
 use super::database::Store;
 use super::error::Error;
+use crate::crash_point::{self, Moment};
 use crate::domain::Digest;
 
 impl Store {
@@ -17,6 +18,7 @@ impl Store {
     /// [`Error::Unavailable`]; the blobs before the failed one are kept.
     pub async fn put_blobs(&self, blobs: &[Blob]) -> Result<(), Error> {
         for blob in blobs {
+            crash_point::reach("store", "put_blobs", Moment::Before);
             sqlx::query("INSERT INTO blobs (hash, size, bytes) VALUES ($1, $2, $3) ON CONFLICT (hash) DO UPDATE SET created_at = now()")
                 .bind(*blob.hash().as_bytes())
                 .bind(i64::try_from(blob.bytes().len()).unwrap_or(i64::MAX))
@@ -24,6 +26,7 @@ impl Store {
                 .execute(self.pool())
                 .await
                 .map_err(Error::during("put blob"))?;
+            crash_point::reach("store", "put_blobs", Moment::After);
         }
         Ok(())
     }

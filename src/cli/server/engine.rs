@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::config::{Config, EngineChoice, SecurityMode};
+use crate::crash_point;
+use crate::engine::crashing::CrashingEngine;
 use crate::engine::docker::{self, DockerConfig, DockerEngine};
 use crate::engine::native::{NativeConfig, NativeEngine, Root};
 use crate::engine::scripted::ScriptedEngine;
@@ -21,11 +23,12 @@ pub enum Chosen {
 
 impl Chosen {
     pub fn engine(&self) -> Arc<dyn Engine> {
-        match self {
+        let engine = match self {
             Self::Docker(engine) => Arc::clone(engine) as Arc<dyn Engine>,
             Self::Native(engine) => Arc::clone(engine) as Arc<dyn Engine>,
             Self::Scripted(engine) => Arc::clone(engine) as Arc<dyn Engine>,
-        }
+        };
+        if crash_point::is_armed() { Arc::new(CrashingEngine(engine)) } else { engine }
     }
 }
 
@@ -81,7 +84,8 @@ async fn native(config: &Config) -> Result<Chosen> {
             true => Root::Host,
             false => Root::Unpacked(config.native.root.clone()),
         },
-        layers: Some(config.data_dir.join("layers")),
+        // A sandbox has another root, in which a link would lead nowhere.
+        layers: Some(config.data_dir.canonicalize().unwrap_or_else(|_| config.data_dir.clone()).join("layers")),
         runtime_dir: None,
         require_limits: false,
     };
