@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use actix::Addr;
 use bytes::Bytes;
-use tako_guest::protocol::{ArtifactLimits, FaultKind};
+use tako_guest::protocol::{ArtifactLimits, End, FaultKind};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -45,6 +45,8 @@ pub struct Bench {
     pub live: Arc<LiveOutput>,
     pub clock: Arc<dyn Clock>,
     pub retry: RetryPolicy,
+    /// How much longer than it may an engine can take before the attempt is given up.
+    pub hung_after: Duration,
 }
 
 /// Why an attempt went no further.
@@ -81,18 +83,18 @@ struct JobBytes {
 
 impl Bench {
     /// Works a claim off. Whatever happens, the log says it: an end, a retry, or the lease's
-    /// expiry through whoever finds it.
-    pub async fn work(&self, slot: u32, claim: store::Claim, stop: Stop) {
+    /// expiry through whoever finds it. Answers whether the service failed it.
+    pub async fn work(&self, slot: u32, claim: store::Claim, stop: Stop) -> bool {
         let execution_id = claim.execution_id;
         let tracked = match self.ledger.load_surely(execution_id).await {
             Ok(Some(tracked)) => tracked,
             Ok(None) => {
                 tracing::error!(%execution_id, "a queued job has no record");
-                return;
+                return false;
             }
             Err(error) => {
                 tracing::error!(error = %error, %execution_id, "a claimed job cannot be read");
-                return;
+                return false;
             }
         };
         let attempt = Attempt {
@@ -102,14 +104,14 @@ impl Bench {
             began: Instant::now(),
             stop,
         };
-        if let Err(error) = attempt.run(tracked).await {
-            match error {
-                ledger::Error::LeaseLost | ledger::Error::Rejected(_) => {
-                    tracing::warn!(error = %error, %execution_id, lease = claim.lease, "a job went to another claimant");
-                }
-                error => tracing::error!(error = %error, %execution_id, "an attempt could not be recorded"),
+        match attempt.run(tracked).await {
+            Ok(Tracked { record, .. }) => return !record.is_ended() || record.dead_letter.is_some(),
+            Err(error @ (ledger::Error::LeaseLost | ledger::Error::Rejected(_))) => {
+                tracing::warn!(error = %error, %execution_id, lease = claim.lease, "a job went to another claimant");
             }
+            Err(error) => tracing::error!(error = %error, %execution_id, "an attempt could not be recorded"),
         }
+        false
     }
 }
 
@@ -135,6 +137,9 @@ impl Attempt<'_> {
             return Ok(tracked);
         }
         let lease = self.claim.lease;
+        if self.stop.lost.is_cancelled() {
+            return Err(ledger::Error::LeaseLost);
+        }
         if self.stop.release.is_cancelled() && !matches!(stuck, Stuck::Gone(_)) {
             return self.release(tracked, egress).await;
         }
@@ -183,10 +188,10 @@ impl Attempt<'_> {
         if self.is_cancelled(tracked) {
             return Err(Stuck::ended(cancelled()));
         }
+        let starting = self.unless_hung(spec.startup_timeout, self.bench.pool.start(&spec));
         let sandbox = tokio::select! {
-            started = self.bench.pool.start(&spec) => started.map_err(|error| stuck_starting(error, &spec, &tracked.record))?,
-            () = self.stop.cancel.cancelled() => return Err(Stuck::ended(cancelled())),
-            () = self.stop.release.cancelled() => return Err(Stuck::ended(cancelled())),
+            started = starting => started.map_err(|error| stuck_starting(error, &spec, &tracked.record))?,
+            () = self.stop.asked() => return Err(Stuck::ended(cancelled())),
         };
         let start = self.start_command(&spec, sandbox.as_ref(), Warmth::Cold);
         let committed = self.commit(tracked.clone(), vec![start]).await;
@@ -275,13 +280,21 @@ impl Attempt<'_> {
                         Some(chunk) => live.push(chunk),
                         None => break,
                     },
-                    () = self.stop.release.cancelled(), if !end.is_cancelled() => end.cancel(),
+                    () = self.stop.taken_away(), if !end.is_cancelled() => end.cancel(),
                 }
             }
         };
-        let (ran, ()) = tokio::join!(sandbox.run(job, chunks, end.clone()), watch);
-        if self.stop.release.is_cancelled() {
+        let running = self.unless_hung(job.execution_timeout, sandbox.run(job, chunks, end.clone()));
+        let (ran, ()) = tokio::join!(running, watch);
+        if self.stop.is_taken_away() {
             return Err(Stuck::ended(cancelled()));
+        }
+        if let Ok(run) = &ran
+            && run.report.end == End::Cancelled
+            && !self.stop.cancel.is_cancelled()
+        {
+            let message = "it was told to end, and not by its node".to_owned();
+            return Err(infrastructure(&engine::Error::Lost { message, oom_killed: false }, Phase::Execution));
         }
         let ran = ran.map_err(|error| stuck_running(redact_error(redactor, error), submitted))?;
         live.finish(ran.report.stdout_truncated, ran.report.stderr_truncated);
@@ -333,8 +346,7 @@ impl Attempt<'_> {
         let limit_ms = submitted.limits.startup_timeout_ms;
         let answer = tokio::select! {
             answer = tokio::time::timeout(Duration::from_millis(limit_ms), asked) => answer,
-            () = self.stop.cancel.cancelled() => return Err(Stuck::ended(cancelled())),
-            () = self.stop.release.cancelled() => return Err(Stuck::ended(cancelled())),
+            () = self.stop.asked() => return Err(Stuck::ended(cancelled())),
         };
         let Ok(answer) = answer else {
             return Err(Stuck::ended(Ending::TimedOut { phase: Phase::Startup, limit_ms, observed: None }));
@@ -403,6 +415,18 @@ impl Attempt<'_> {
         }
     }
 
+    /// What the engine answers, unless it takes far longer than it may. Then it is dropped, which ends
+    /// what it was about.
+    async fn unless_hung<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, engine::Error>>,
+    ) -> Result<T, engine::Error> {
+        let limit = limit + self.bench.hung_after;
+        let hung = |_| engine::Error::Lost { message: format!("no answer within {limit:?}"), oom_killed: false };
+        tokio::time::timeout(limit, work).await.map_err(hung).flatten()
+    }
+
     fn is_cancelled(&self, tracked: &Tracked) -> bool {
         tracked.record.cancel_requested.is_some() || self.stop.cancel.is_cancelled()
     }
@@ -465,5 +489,9 @@ fn infrastructure(error: &engine::Error, phase: Phase) -> Stuck {
     };
     tracing::warn!(error = %error, "an attempt failed by the service's fault");
     let retry_after = error.retry_after();
-    Stuck::Failed { error: Failure::of_service(error_type, phase, &error.to_string()), retryable: true, retry_after }
+    Stuck::Failed {
+        error: Failure::of_service(error_type, phase, &domain::causes(error)),
+        retryable: true,
+        retry_after,
+    }
 }

@@ -291,7 +291,7 @@ impl Builds {
             }
             Err(error) => {
                 let refusal = Refusal::of_build(name, &error, run.tail());
-                let (error, log_tail) = (domain::scrub(&error.to_string()), run.tail());
+                let (error, log_tail) = (domain::scrub(&domain::causes(&error)), run.tail());
                 tracing::warn!(version = %environment.version(), error, "not built");
                 append(BuildFailed { error, log_tail, duration_ms }.into()).await?;
                 Err(refusal)
@@ -323,7 +323,7 @@ impl Builds {
                 () = run.cancel.cancelled() => Err(BuildError::Cancelled),
             };
             if let Err(error) = &made {
-                log.say(error.to_string());
+                log.say(domain::causes(error));
             }
             made
         };
@@ -393,7 +393,7 @@ impl Refusal {
             BuildError::BaseGone { .. } | BuildError::Cancelled | BuildError::System { .. } => true,
             BuildError::Engine(error) => matches!(error, engine::Error::Unavailable { .. }),
         };
-        let (job_type, message) = (job_type.to_owned(), domain::scrub(&error.to_string()));
+        let (job_type, message) = (job_type.to_owned(), domain::scrub(&domain::causes(error)));
         let retry_after = match error {
             BuildError::Engine(error) => error.retry_after(),
             _ => None,

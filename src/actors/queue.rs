@@ -5,14 +5,19 @@
 //! or doubled; polling makes up for the lost ones.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::runtime;
 use uuid::Uuid;
 
-use super::slot::{Abort, Offer, Release, Slot};
+use super::slot::{Abort, LoseLease, Offer, Release, Slot};
+use crate::engine::Engine;
 use crate::store::{self, Claim};
+
+/// Between two looks at an engine that is gone.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Something may be claimable.
 #[derive(Debug, Message)]
@@ -36,6 +41,8 @@ pub struct CancelHere {
 #[rtype(result = "()")]
 pub struct SlotFree {
     pub slot: u32,
+    /// The service failed the job, maybe because its engine is gone.
+    pub doubts_engine: bool,
 }
 
 /// Asks which leases are in the hands of slots; answered by the leases.
@@ -73,6 +80,7 @@ pub struct Slots(pub Vec<Addr<Slot>>);
 
 pub struct Queue {
     store: store::Store,
+    engine: Arc<dyn Engine>,
     io: runtime::Handle,
     node_id: Uuid,
     poll_interval: Duration,
@@ -85,13 +93,22 @@ pub struct Queue {
     /// A wake-up came while a claim was under way.
     woken: bool,
     draining: bool,
+    /// Nothing is claimed until the engine has answered: jobs would spend their attempts on it.
+    doubted: bool,
     poll: Option<SpawnHandle>,
 }
 
 impl Queue {
-    pub fn new(store: store::Store, io: runtime::Handle, node_id: Uuid, settings: &crate::config::Queue) -> Self {
+    pub fn new(
+        store: store::Store,
+        engine: Arc<dyn Engine>,
+        io: runtime::Handle,
+        node_id: Uuid,
+        settings: &crate::config::Queue,
+    ) -> Self {
         Self {
             store,
+            engine,
             io,
             node_id,
             poll_interval: settings.poll_interval,
@@ -102,12 +119,13 @@ impl Queue {
             claiming: false,
             woken: false,
             draining: false,
+            doubted: false,
             poll: None,
         }
     }
 
     fn claim(&mut self, context: &mut Context<Self>) {
-        if self.draining || self.free.is_empty() {
+        if self.draining || self.doubted || self.free.is_empty() {
             return;
         }
         if self.claiming {
@@ -153,6 +171,33 @@ impl Queue {
         }
     }
 
+    /// Claims no more until the engine is well.
+    fn doubt(&mut self, context: &mut Context<Self>) {
+        if self.doubted {
+            return;
+        }
+        self.doubted = true;
+        let engine = Arc::clone(&self.engine);
+        let look = self.io.spawn(async move {
+            let mut is_told = false;
+            while let Err(error) = engine.health().await {
+                if !is_told {
+                    tracing::warn!(error = %error, "the engine is gone: no jobs are claimed until it is back");
+                }
+                is_told = true;
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+            if is_told {
+                tracing::info!("the engine is back: jobs are claimed again");
+            }
+        });
+        let looked = look.into_actor(self).map(|_, queue, context| {
+            queue.doubted = false;
+            queue.claim(context);
+        });
+        context.spawn(looked);
+    }
+
     fn poll_in(&mut self, interval: Duration, context: &mut Context<Self>) {
         if let Some(poll) = self.poll.take() {
             context.cancel_future(poll);
@@ -192,9 +237,12 @@ impl Handler<Wake> for Queue {
 impl Handler<SlotFree> for Queue {
     type Result = ();
 
-    fn handle(&mut self, SlotFree { slot }: SlotFree, context: &mut Self::Context) {
+    fn handle(&mut self, SlotFree { slot, doubts_engine }: SlotFree, context: &mut Self::Context) {
         self.free.insert(slot);
         self.held.remove(&slot);
+        if doubts_engine {
+            self.doubt(context);
+        }
         self.claim(context);
     }
 }
@@ -248,6 +296,17 @@ impl Handler<ReleaseAll> for Queue {
     fn handle(&mut self, ReleaseAll: ReleaseAll, _: &mut Self::Context) {
         for slot in &self.slots {
             let _ = slot.try_send(Release);
+        }
+    }
+}
+
+impl Handler<LoseLease> for Queue {
+    type Result = ();
+
+    fn handle(&mut self, lost: LoseLease, _: &mut Self::Context) {
+        for slot in &self.slots {
+            // One that did not hear it hears it at the next look.
+            let _ = slot.try_send(lost.clone());
         }
     }
 }

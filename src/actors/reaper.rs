@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use chrono::TimeDelta;
 use tokio::runtime;
 use uuid::Uuid;
 
@@ -12,12 +13,17 @@ use super::builds::Builds;
 use super::fleet::Fleet;
 use super::ledger::{self, Enclosed, Ledger, Patience};
 use super::queue::{HeldLeases, Queue};
+use super::slot::LoseLease;
+use crate::clock::FollowingClock;
 use crate::domain::Command;
 use crate::engine::pool::Pool;
 use crate::store::{self, HeldClaim};
 
 /// Between two looks for sandboxes that belong to nobody.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// By how much the time may be off before it is told.
+const TOLERATED: TimeDelta = TimeDelta::seconds(1);
 
 pub struct Reaper {
     round: Round,
@@ -37,6 +43,8 @@ pub struct Round {
     pub queue: Addr<Queue>,
     pub builds: Arc<Builds>,
     pub fleet: Arc<Fleet>,
+    /// Set to the database's time with each heartbeat.
+    pub clock: Arc<FollowingClock>,
     /// Without a heartbeat for so long, a node is taken for dead.
     pub dead_after: Duration,
 }
@@ -69,24 +77,44 @@ impl Reaper {
 impl Round {
     /// One look; answers with the leases of this node that no slot seems to hold.
     async fn beat(&self, suspects: HashSet<i64>) -> Result<HashSet<i64>, ledger::Error> {
-        self.store.heartbeat(self.node_id).await?;
+        let behind = self.clock.follow(self.store.heartbeat(self.node_id).await?);
+        if behind.abs() > TOLERATED {
+            tracing::warn!(
+                behind_ms = behind.num_milliseconds(),
+                "this node's time was not the database's, and is now"
+            );
+        }
         self.pool.tend();
         self.fleet.set(self.store.live_roles(self.dead_after).await?);
         for expired in self.store.expired_claims(self.dead_after).await? {
             self.expire(expired, "its node does not answer").await?;
         }
         self.builds.end_interrupted(self.dead_after).await?;
-        self.give_back_strays(suspects).await
+        self.compare_leases(suspects).await
     }
 
+    /// Holds what the slots work on against what the database says is this node's.
+    ///
+    /// A lease that a slot works under and the database has given away, because this node was frozen or
+    /// cut off, is lost: its sandbox goes now, not when the job would end.
+    ///
     /// A claim that no slot works on would be held for as long as this node lives. One look may
     /// come between a claim and its slot; after two it is a stray.
-    async fn give_back_strays(&self, suspects: HashSet<i64>) -> Result<HashSet<i64>, ledger::Error> {
+    async fn compare_leases(&self, suspects: HashSet<i64>) -> Result<HashSet<i64>, ledger::Error> {
+        // Asked before the database: a claim made in between is then no lost one.
+        let held = self.held().await?;
         let claims = self.store.claims_of(self.node_id).await?;
-        if claims.is_empty() {
-            return Ok(HashSet::new());
+        let gone = held.into_iter().filter(|lease| claims.iter().all(|claim| claim.lease != *lease));
+        // A job that has just ended has no claim, and its slot may not know yet; after two looks it is lost.
+        let (lost, ending): (HashSet<i64>, HashSet<i64>) = gone.partition(|lease| suspects.contains(lease));
+        if !lost.is_empty() {
+            let lost = LoseLease { leases: Arc::new(lost) };
+            self.queue.send(lost).await.map_err(|_| ledger::Error::Stopped)?;
         }
-        let held = self.queue.send(HeldLeases).await.map_err(|_| ledger::Error::Stopped)?;
+        if claims.is_empty() {
+            return Ok(ending);
+        }
+        let held = self.held().await?;
         let (strays, fresh): (Vec<_>, Vec<_>) = claims
             .into_iter()
             .filter(|claim| !held.contains(&claim.lease))
@@ -94,7 +122,11 @@ impl Round {
         for stray in strays {
             self.expire(stray, "no slot of its node works on it").await?;
         }
-        Ok(fresh.into_iter().map(|claim| claim.lease).collect())
+        Ok(fresh.into_iter().map(|claim| claim.lease).chain(ending).collect())
+    }
+
+    async fn held(&self) -> Result<HashSet<i64>, ledger::Error> {
+        self.queue.send(HeldLeases).await.map_err(|_| ledger::Error::Stopped)
     }
 
     async fn expire(&self, claim: HeldClaim, cause: &str) -> Result<(), ledger::Error> {

@@ -118,9 +118,12 @@ impl Round {
 
     async fn seal_all(&self) {
         loop {
-            match self.seal(1).await {
-                Ok(Some(_)) => {}
-                Ok(None) => return,
+            let sealed = async { Ok((self.seal(1).await?, self.store.seal_end().await?)) };
+            match sealed.await {
+                Ok((Some(_), _)) => {}
+                Ok((None, end)) if end.unsealed() == 0 => return,
+                // Somebody else seals now, maybe not all of it.
+                Ok((None, _)) => tokio::time::sleep(SHORTEST_LOOK).await,
                 Err(error) => return tell(&error),
             }
         }

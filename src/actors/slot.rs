@@ -2,6 +2,9 @@
 //!
 //! The work itself is a task on the I/O runtime, see [`super::attempt`].
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use actix::prelude::*;
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +32,13 @@ pub struct Abort {
 #[rtype(result = "()")]
 pub struct Release;
 
+/// Ends the attempt under one of these leases, and says nothing of it: the job is another's now.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct LoseLease {
+    pub leases: Arc<HashSet<i64>>,
+}
+
 pub struct Slot {
     number: u32,
     bench: Bench,
@@ -40,16 +50,42 @@ pub struct Slot {
 
 struct Running {
     execution_id: Uuid,
+    lease: i64,
     stop: Stop,
 }
 
-/// The two ways to end an attempt from outside.
+/// The ways to end an attempt from outside.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     /// A client asked for it.
     pub cancel: CancellationToken,
     /// The node gives the job back.
     pub release: CancellationToken,
+    /// The job is another claimant's.
+    pub lost: CancellationToken,
+}
+
+impl Stop {
+    /// Whether the job goes on elsewhere.
+    pub fn is_taken_away(&self) -> bool {
+        self.release.is_cancelled() || self.lost.is_cancelled()
+    }
+
+    /// Returns once the job goes on elsewhere.
+    pub async fn taken_away(&self) {
+        tokio::select! {
+            () = self.release.cancelled() => {}
+            () = self.lost.cancelled() => {}
+        }
+    }
+
+    /// Returns once the attempt is to end, for whatever reason.
+    pub async fn asked(&self) {
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = self.taken_away() => {}
+        }
+    }
 }
 
 impl Slot {
@@ -67,16 +103,17 @@ impl Handler<Offer> for Slot {
 
     fn handle(&mut self, Offer(claim): Offer, context: &mut Self::Context) {
         let stop = Stop::default();
-        self.running = Some(Running { execution_id: claim.execution_id, stop: stop.clone() });
+        self.running = Some(Running { execution_id: claim.execution_id, lease: claim.lease, stop: stop.clone() });
         let execution_id = claim.execution_id;
         let (bench, number) = (self.bench.clone(), self.number);
         let work = self.tasks.spawn_on(async move { bench.work(number, claim, stop).await }, &self.io);
         let done = work.into_actor(self).map(move |result, slot, _| {
-            if let Err(lost) = result {
+            let doubts_engine = result.unwrap_or_else(|lost| {
                 tracing::error!(error = %lost, %execution_id, "an attempt was lost; its lease will expire");
-            }
+                false
+            });
             slot.running = None;
-            if slot.queue.try_send(SlotFree { slot: slot.number }).is_err() {
+            if slot.queue.try_send(SlotFree { slot: slot.number, doubts_engine }).is_err() {
                 tracing::error!(slot = slot.number, "the queue did not hear of a free slot");
             }
         });
@@ -102,6 +139,19 @@ impl Handler<Release> for Slot {
     fn handle(&mut self, Release: Release, _: &mut Self::Context) {
         if let Some(running) = &self.running {
             running.stop.release.cancel();
+        }
+    }
+}
+
+impl Handler<LoseLease> for Slot {
+    type Result = ();
+
+    fn handle(&mut self, LoseLease { leases }: LoseLease, _: &mut Self::Context) {
+        if let Some(running) = &self.running
+            && leases.contains(&running.lease)
+        {
+            tracing::warn!(execution_id = %running.execution_id, lease = running.lease, "the lease is lost; its sandbox is killed");
+            running.stop.lost.cancel();
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use chrono::{DateTime, Utc};
 use tokio::runtime;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -31,7 +32,7 @@ use super::sealer::{self, SealAll, Sealer};
 use super::slot::Slot;
 use super::vault::Vault;
 use super::waiters::Waiters;
-use crate::clock::Clock;
+use crate::clock::{Clock, FollowingClock};
 use crate::config::Config;
 use crate::domain::{GpuDevices, GpuRequest, GpuVendor, NodeDraining, NodeStarted, NodeStopped};
 use crate::egress::Network;
@@ -40,13 +41,17 @@ use crate::engine::pool::Pool;
 use crate::store;
 use crate::store::audit::SigningKey;
 
+/// How long each step after the grace may take.
+const STEP_LIMIT: Duration = Duration::from_secs(5);
+
 /// Whence a node is made.
 pub struct Parts {
     pub node_id: Uuid,
     pub config: Arc<Config>,
     pub store: store::Store,
     pub pool: Arc<Pool>,
-    pub clock: Arc<dyn Clock>,
+    /// Follows the database's time from the first contact on.
+    pub clock: Arc<FollowingClock>,
     /// Signs the log's seals.
     pub signing_key: Option<SigningKey>,
     /// Seals the tenants' secrets; without it there are none.
@@ -99,7 +104,9 @@ impl Node {
         let role = config.role;
         let slots = if role.works() { config.max_workers } else { 0 };
         let advert = advert(&config, pool.engine().as_ref());
-        run(&io, join(store.clone(), node_id, slots, Arc::clone(&config), advert)).await?;
+        let following = clock;
+        following.follow(run(&io, join(store.clone(), node_id, slots, Arc::clone(&config), advert)).await?);
+        let clock: Arc<dyn Clock> = Arc::clone(&following) as Arc<dyn Clock>;
         let waiters = Arc::<Waiters>::default();
         let live_output = Arc::<LiveOutput>::default();
         let fleet = Arc::<Fleet>::default();
@@ -136,7 +143,7 @@ impl Node {
         );
         let builds = builder.builds();
         let builder = builder.start();
-        let queue = Queue::new(store.clone(), io.clone(), node_id, &config.queue).start();
+        let queue = Queue::new(store.clone(), Arc::clone(pool.engine()), io.clone(), node_id, &config.queue).start();
         let custody = Custody::new(store.clone(), secret_key);
         let vault = Vault::new(custody.clone(), journal.clone(), io.clone()).start();
         let bench = Bench {
@@ -150,6 +157,7 @@ impl Node {
             job_types: Arc::clone(&job_types),
             live: Arc::clone(&live_output),
             clock: Arc::clone(&clock),
+            hung_after: config.leases.hung_after,
             retry: config.retry.policy(),
         };
         let slots: Vec<_> = (0..slots)
@@ -180,6 +188,7 @@ impl Node {
             ledger: ledger("reaper"),
             store: store.clone(),
             pool: Arc::clone(&pool),
+            clock: following,
             dead_after: config.leases.dead_after,
             queue: queue.clone(),
             builds: Arc::clone(&builds),
@@ -261,12 +270,16 @@ impl Node {
     }
 
     /// Stops: claims no more, lets running jobs finish within `grace` while heartbeats go on,
-    /// gives the rest back to the queue, flushes, removes all sandboxes.
+    /// gives the rest back to the queue, flushes, removes all sandboxes. A database or an engine that
+    /// does not answer prolongs that by no more than a minute: leases and labels tell the others.
     pub async fn shutdown(self, grace: Duration) {
         let running = self.queue.send(Drain).await.unwrap_or_default();
         self.builds.cancel_all();
         tracing::info!(running, grace_s = grace.as_secs(), "draining: no new jobs are claimed");
-        self.journal.write(NodeDraining { running }).await;
+        let (store, node_id) = (self.store.clone(), self.node_id);
+        let told = self.io.spawn(async move { store.set_node_state(node_id, store::NodeState::Draining).await });
+        within("tell the others", told).await;
+        within("record that it drains", self.journal.write(NodeDraining { running })).await;
         let deadline = Instant::now() + grace;
         while self.running().await > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -285,17 +298,20 @@ impl Node {
         if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
             tracing::warn!("attempts that do not end are left to their leases");
         }
-        let _ = self.appender.send(Flush).await;
-        self.journal.write(NodeStopped { released }).await;
-        let _ = self.sealer.send(SealAll).await;
+        within("flush", self.appender.send(Flush)).await;
+        within("record that it stops", self.journal.write(NodeStopped { released })).await;
+        within("seal the log", self.sealer.send(SealAll)).await;
         let _ = self.root.send(super::root::Guard(Vec::new())).await;
         let (pool, store, node_id) = (Arc::clone(&self.pool), self.store.clone(), self.node_id);
         let end = self.io.spawn(async move {
-            pool.drain().await;
+            within("destroy idle sandboxes", pool.drain()).await;
             pool.engine().shutdown().await;
-            if let Err(error) = store.set_node_state(node_id, store::NodeState::Stopped).await {
-                tracing::warn!(error = %error, "the node could not be signed off");
-            }
+            let signed_off = async {
+                if let Err(error) = store.set_node_state(node_id, store::NodeState::Stopped).await {
+                    tracing::warn!(error = %error, "the node could not be signed off");
+                }
+            };
+            within("sign off", signed_off).await;
         });
         if let Err(lost) = end.await {
             tracing::error!(error = %lost, "the engine's end was lost");
@@ -305,6 +321,13 @@ impl Node {
 
     async fn running(&self) -> u32 {
         self.queue.send(GetStats).await.map(|stats| stats.running).unwrap_or_default()
+    }
+}
+
+/// A step of the end, which is given up when it takes too long.
+async fn within<T>(what: &'static str, step: impl Future<Output = T>) {
+    if tokio::time::timeout(STEP_LIMIT, step).await.is_err() {
+        tracing::warn!(step = what, "given up: no answer within {STEP_LIMIT:?}");
     }
 }
 
@@ -333,14 +356,15 @@ fn advert(config: &Config, engine: &dyn Engine) -> store::Advert {
     }
 }
 
-/// Makes the node known, unless it would put large blobs where the other nodes do not find them.
+/// Makes the node known, unless it would put large blobs where the other nodes do not find them; answers with
+/// the database's time.
 async fn join(
     store: store::Store,
     node_id: Uuid,
     slots: u32,
     config: Arc<Config>,
     advert: store::Advert,
-) -> Result<(), store::Error> {
+) -> Result<DateTime<Utc>, store::Error> {
     let place = store.objects().name().map(str::to_owned);
     if let Some(place) = &place
         && let Some((other, theirs)) = store.other_blob_place(place, config.leases.dead_after).await?
@@ -354,7 +378,8 @@ async fn join(
     store.put_claim_settings(&claim_settings(&config)).await?;
     store.register_node(node_id, slots, env!("CARGO_PKG_VERSION")).await?;
     store.describe_node(node_id, config.role.as_str(), place.as_deref()).await?;
-    store.advertise(node_id, &advert).await
+    store.advertise(node_id, &advert).await?;
+    store.heartbeat(node_id).await
 }
 
 /// Who is told of what other nodes say.

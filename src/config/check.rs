@@ -179,6 +179,7 @@ impl Config {
         bounds.seconds("queue.poll_interval", self.queue.poll_interval, 0.01, 60.0);
         bounds.seconds("leases.heartbeat", self.leases.heartbeat, 0.1, 60.0);
         bounds.seconds("leases.dead_after", self.leases.dead_after, 1.0, 600.0);
+        bounds.seconds("leases.hung_after", self.leases.hung_after, 0.1, 3600.0);
         bounds.require(self.leases.dead_after >= self.leases.heartbeat.saturating_mul(3), "leases.dead_after", || {
             "must be at least three times leases.heartbeat, or one late beat loses every job".to_owned()
         });

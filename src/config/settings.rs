@@ -414,11 +414,18 @@ pub struct Leases {
     pub heartbeat: Duration,
     #[serde(with = "seconds")]
     pub dead_after: Duration,
+    /// How much longer than a job's own limits an engine may take before its attempt is given up.
+    #[serde(with = "seconds")]
+    pub hung_after: Duration,
 }
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_secs(2), dead_after: Duration::from_secs(10) }
+        Self {
+            heartbeat: Duration::from_secs(2),
+            dead_after: Duration::from_secs(10),
+            hung_after: Duration::from_secs(120),
+        }
     }
 }
 

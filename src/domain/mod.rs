@@ -70,7 +70,7 @@ pub use schedule::{
     Due, JobScheduled, Missed, NotASchedule, Overlap, Schedule, ScheduleChanged, ScheduleDefined, ScheduleFired,
     SchedulePaused, ScheduleRemoved, ScheduleResumed, ScheduleSkipped, ScheduleTerms, SkipCause,
 };
-pub use scrub::scrub;
+pub use scrub::{causes, scrub};
 pub use secret::{
     Delivery, MAX_SECRET_ENVIRONMENT_BYTES, MAX_SECRETS, SECRETS_FOLDER, SecretRemoved, SecretSet, SecretUse,
     SecretValue, SecretVersion, SecretsDelivered, secret_name_fault, secret_value_fault,

@@ -4,6 +4,12 @@ use std::sync::LazyLock;
 
 use regex_lite::Regex;
 
+/// An error with everything that caused it, outermost first.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+}
+
 /// Longer messages are cut; nobody reads them and the log keeps them.
 const MAX_CHARS: usize = 2000;
 

@@ -7,6 +7,7 @@
 
 pub mod absent;
 pub mod build;
+pub mod crashing;
 pub mod docker;
 pub mod guest_binary;
 pub mod native;

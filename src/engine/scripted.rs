@@ -16,6 +16,7 @@
 //! | `oom` | the OOM killer strikes |
 //! | `lose` | the sandbox vanishes: an infrastructure failure |
 //! | `busy SECONDS` | the engine has no time, and asks to be left alone for so long |
+//! | `hang` | the engine never answers |
 //! | anything else | nothing |
 //!
 //! A build takes what its requirements say: `fails` fails, `hangs` never ends, any other is there.
@@ -275,6 +276,7 @@ impl Sandbox for ScriptedSandbox {
                 "lose" => {
                     return Err(Error::Lost { message: "the script says so".to_owned(), oom_killed: false });
                 }
+                "hang" => std::future::pending().await,
                 _ => {}
             }
             if run.report.end != (End::Exited { code: 0 }) {

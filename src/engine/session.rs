@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::relay::{Outgoing, Relay};
 use super::{Error, Job, OutputChunk, Run, Stream};
+use crate::crash_point::{self, Moment};
 use crate::domain::{Delivery, SECRETS_FOLDER};
 use crate::egress;
 
@@ -144,7 +145,10 @@ impl Session {
                     let (kind, payload) = frame?;
                     match kind {
                         Kind::Started => backstop.started(),
-                        Kind::Artifact | Kind::ArtifactData => backstop.collecting(),
+                        Kind::Artifact | Kind::ArtifactData => {
+                            crash_point::reach("engine", "collect", Moment::Before);
+                            backstop.collecting();
+                        }
                         _ => {}
                     }
                     if let (true, Some(relay)) = (is_of_channel(kind) && received.is_running(), &mut relay) {
@@ -152,6 +156,7 @@ impl Session {
                         continue;
                     }
                     if let Some(report) = received.take(kind, payload)? {
+                        crash_point::reach("engine", "collect", Moment::After);
                         return received.finish(report);
                     }
                 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::append::Blob;
 use super::database::Store;
 use super::error::Error;
+use crate::crash_point::{self, Moment};
 use crate::domain::Digest;
 
 /// Objects that are read or written at the same time.
@@ -62,7 +63,12 @@ impl Store {
         let fresh: HashMap<Digest, Blob> = fresh.map(|blob| (blob.hash(), blob.clone())).collect();
         let puts = stream::iter(fresh.into_values()).map(|blob| {
             let store = self.clone();
-            async move { store.put_blob(&blob).await }
+            async move {
+                crash_point::reach("store", "put_blobs", Moment::Before);
+                let put = store.put_blob(&blob).await;
+                crash_point::reach("store", "put_blobs", Moment::After);
+                put
+            }
         });
         let puts: Vec<_> = puts.buffer_unordered(TOGETHER).try_collect().await?;
         Ok(Put(puts.into_iter().flatten().collect()))

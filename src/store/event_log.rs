@@ -6,9 +6,13 @@ use super::append::{Append, Appended, Outcome};
 use super::batch::{self, Prepared};
 use super::database::Store;
 use super::error::Error;
+use crate::crash_point::{self, Moment};
 use crate::domain::Digest;
 
 const APPEND: &str = "append events";
+
+/// The verdict on an item that was written.
+const APPENDED: i16 = 0;
 
 impl Store {
     /// Appends one item.
@@ -89,13 +93,24 @@ impl Store {
     }
 
     async fn append_once(&self, items: &[Prepared]) -> Result<Vec<Outcome>, Error> {
+        reach(items.iter(), Moment::Before);
         let mut rows =
             batch::statement(self.node(), items)?.fetch_all(self.pool()).await.map_err(Error::during(APPEND))?;
         rows.sort_unstable_by_key(|row| row.0);
         if rows.len() != items.len() {
             return Err(Error::corrupt("events", "batch", "outcomes", rows.len()));
         }
+        reach(rows.iter().zip(items).filter(|(row, _)| row.1 == APPENDED).map(|(_, item)| item), Moment::After);
         rows.into_iter().zip(items).map(|(row, item)| outcome(row, item)).collect()
+    }
+}
+
+/// Passes the crash points of what is appended.
+fn reach<'a>(items: impl Iterator<Item = &'a Prepared>, moment: Moment) {
+    if crash_point::is_armed() {
+        items
+            .flat_map(|item| &item.item.events)
+            .for_each(|event| crash_point::reach("append", &event.event_type, moment));
     }
 }
 
@@ -113,7 +128,7 @@ fn outcome(row: batch::Row, prepared: &Prepared) -> Result<Outcome, Error> {
         bytes.map(Digest::from_bytes).ok_or_else(|| missing(column))
     };
     match verdict {
-        0 => Ok(Outcome::Appended(appended(prepared.head_hash())?)),
+        APPENDED => Ok(Outcome::Appended(appended(prepared.head_hash())?)),
         1 => Ok(Outcome::Duplicate(appended(hash(head_hash, "hash")?)?)),
         2 => Ok(Outcome::VersionConflict { expected: item.expected_version, actual: version }),
         3 => Ok(Outcome::LeaseLost { held }),

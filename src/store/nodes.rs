@@ -146,16 +146,19 @@ impl Store {
         .map_err(Error::during("count live nodes"))
     }
 
-    /// A sign of life, for all jobs of the node at once; timed by the database.
+    /// A sign of life, for all jobs of the node at once; timed by the database, whose time is the answer.
     ///
     /// # Errors
     /// [`Error::Affected`] for a node that is not registered; [`Error::Unavailable`].
-    pub async fn heartbeat(&self, node_id: Uuid) -> Result<(), Error> {
+    pub async fn heartbeat(&self, node_id: Uuid) -> Result<DateTime<Utc>, Error> {
         // A heartbeat that a dying database forgets is missed by nobody, so it need not reach the disk.
         let beat = "WITH hasty AS (SELECT set_config('synchronous_commit', 'off', true)) \
-             UPDATE nodes SET heartbeat_at = clock_timestamp() FROM hasty WHERE node_id = $1";
-        let done = sqlx::query(beat).bind(node_id).execute(self.pool()).await.map_err(Error::during("heartbeat"))?;
-        Error::unless_one(done.rows_affected(), "heartbeat", "nodes", node_id)
+             UPDATE nodes SET heartbeat_at = clock_timestamp() FROM hasty WHERE node_id = $1 \
+             RETURNING heartbeat_at";
+        let beaten = sqlx::query_scalar(beat).bind(node_id).fetch_optional(self.pool()).await;
+        let beaten: Option<DateTime<Utc>> = beaten.map_err(Error::during("heartbeat"))?;
+        Error::unless_one(beaten.iter().count() as u64, "heartbeat", "nodes", node_id)?;
+        beaten.ok_or_else(|| Error::corrupt("nodes", node_id, "heartbeat_at", "is missing"))
     }
 
     /// Says whether a node takes work; also a sign of life.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::database::Store;
 use super::error::Error;
+use crate::crash_point::{self, Moment};
 
 /// A job that one node may now work on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +101,7 @@ impl Store {
         job_types: Option<&[String]>,
     ) -> Result<Vec<Claim>, Error> {
         let floors = self.floors().clone();
+        crash_point::reach("store", "claim", Moment::Before);
         let rows: Vec<ClaimRow> = sqlx::query_as("SELECT * FROM claim_jobs($1, $2, $3, $4)")
             .bind(node_id)
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
@@ -124,6 +126,9 @@ impl Store {
                 cancel_requested: cancel_requested.ok_or_else(missing)?,
             });
         }
+        if !claims.is_empty() {
+            crash_point::reach("store", "claim", Moment::After);
+        }
         claims.sort_unstable_by_key(|claim| (std::cmp::Reverse(claim.priority), claim.lease));
         Ok(claims)
     }
@@ -143,7 +148,8 @@ impl Store {
     }
 
     /// Claims of nodes that did not send a heartbeat for `dead_after`, by the database's clock, or
-    /// that nobody knows; oldest lease first.
+    /// that nobody knows; oldest lease first. None while the database itself has not run for so long: no
+    /// node could speak before, and each gets its time.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
@@ -152,7 +158,8 @@ impl Store {
             "SELECT q.execution_id, q.lease, q.node_id \
                FROM queue q LEFT JOIN nodes n USING (node_id) \
               WHERE q.lease IS NOT NULL \
-                AND (n.node_id IS NULL OR n.heartbeat_at < clock_timestamp() - $1) \
+                AND (n.node_id IS NULL OR n.heartbeat_at < clock_timestamp() - $1 \
+                                      AND pg_postmaster_start_time() < clock_timestamp() - $1) \
               ORDER BY q.lease",
         )
         .bind(interval(dead_after))

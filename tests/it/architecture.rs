@@ -13,15 +13,19 @@ use paths::paths_of;
 const ROOMS: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
-    ("store", &["domain"]),
+    ("crash_point", &["domain"]),
+    ("store", &["domain", "crash_point"]),
     ("egress", &["domain"]),
-    ("engine", &["domain", "egress"]),
+    ("engine", &["domain", "crash_point", "egress"]),
     ("actors", &["domain", "clock", "store", "egress", "engine", "config"]),
     ("api", &["domain", "store", "engine", "actors", "config"]),
-    ("cli", &["domain", "clock", "store", "egress", "engine", "actors", "api", "config", "telemetry"]),
+    ("cli", &["domain", "clock", "crash_point", "store", "egress", "engine", "actors", "api", "config", "telemetry"]),
     ("config", &["domain", "telemetry"]),
     ("telemetry", &["config"]),
-    ("lib", &["domain", "clock", "store", "egress", "engine", "actors", "api", "cli", "config", "telemetry"]),
+    (
+        "lib",
+        &["domain", "clock", "crash_point", "store", "egress", "engine", "actors", "api", "cli", "config", "telemetry"],
+    ),
     ("main", &["cli"]),
 ];
 

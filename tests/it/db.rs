@@ -126,7 +126,8 @@ impl Cluster {
     }
 }
 
-fn server_binaries() -> PathBuf {
+/// The folder of PostgreSQL's own programs.
+pub fn server_binaries() -> PathBuf {
     let mut versions: Vec<_> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

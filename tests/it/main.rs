@@ -18,6 +18,7 @@ mod dev;
 mod dlq_cli;
 mod docker;
 mod egress;
+mod faults;
 mod fleet;
 mod gpu;
 mod guest;

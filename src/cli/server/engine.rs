@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::config::{Config, EngineChoice, SecurityMode};
+use crate::crash_point;
 use crate::engine::absent::Absent;
+use crate::engine::crashing::CrashingEngine;
 use crate::engine::docker::{self, DockerConfig, DockerEngine};
 use crate::engine::native::{NativeConfig, NativeEngine, Root};
 use crate::engine::scripted::ScriptedEngine;
@@ -24,12 +26,13 @@ pub enum Chosen {
 
 impl Chosen {
     pub fn engine(&self) -> Arc<dyn Engine> {
-        match self {
+        let engine = match self {
             Self::Docker(engine) => Arc::clone(engine) as Arc<dyn Engine>,
             Self::Native(engine) => Arc::clone(engine) as Arc<dyn Engine>,
             Self::Scripted(engine) => Arc::clone(engine) as Arc<dyn Engine>,
             Self::Absent(engine) => Arc::clone(engine) as Arc<dyn Engine>,
-        }
+        };
+        if crash_point::is_armed() { Arc::new(CrashingEngine(engine)) } else { engine }
     }
 }
 
@@ -101,7 +104,8 @@ async fn native(config: &Config) -> Result<Chosen> {
             true => Root::Host,
             false => Root::Unpacked(config.native.root.clone()),
         },
-        layers: Some(config.data_dir.join("layers")),
+        // A sandbox has another root, in which a link would lead nowhere.
+        layers: Some(config.data_dir.canonicalize().unwrap_or_else(|_| config.data_dir.clone()).join("layers")),
         runtime_dir: None,
         require_limits: config.production_mode,
     };

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use uuid::Uuid;
 
 pub use engine::{Chosen, choose};
@@ -18,7 +19,7 @@ pub use service::{Service, Stop};
 
 use super::{Context, dev};
 use crate::config::{Config, Host, Role};
-use crate::{store, telemetry};
+use crate::{crash_point, store, telemetry};
 
 /// Answer REST requests and run jobs, until SIGTERM or SIGINT
 #[derive(Debug, clap::Args)]
@@ -52,6 +53,7 @@ pub(super) fn run(args: Args, context: &mut Context) -> Result<ExitCode> {
         config.role = role;
     }
     config.check_bind(config.server.host.0)?;
+    crash_point::check().map_err(anyhow::Error::msg)?;
     telemetry::start(&config.log)?;
     // Before anything slow: a port that is taken is told at once.
     let address = (config.server.host.0, config.server.port);
@@ -78,17 +80,19 @@ fn serve(
     })?;
     let system = actix::System::new();
     let stopped = system.block_on(async move {
+        // Listened for from now on, so that a stop in the middle of the start is a stop.
+        let mut signals = Signals::new()?;
         let service = Service::start(node_id, config, store, chosen, io, listener).await?;
         tracing::info!(address = %service.address(), node_id = %service.node_id(), "answering requests");
         if let Some(file) = address_file {
             std::fs::write(file, service.address().to_string())
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
-        let signal = wait_for_signal().await?;
+        let signal = signals.next().await;
         tracing::info!(signal, "stopping");
         tokio::select! {
             () = service.stop(Stop { grace }) => {}
-            again = wait_for_signal() => tracing::warn!(signal = again?, "stopping at once"),
+            again = signals.next() => tracing::warn!(signal = again, "stopping at once"),
         }
         anyhow::Ok(())
     });
@@ -116,11 +120,21 @@ pub(super) async fn open_store(config: &Config, node: &str) -> Result<store::Sto
     Ok(store.with_objects(objects, config.blobs.inline))
 }
 
-async fn wait_for_signal() -> Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// The signals that stop the server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

@@ -14,7 +14,7 @@ use super::engine::Chosen;
 use super::health::CachedProbe;
 use crate::actors::topology::{Node, Parts};
 use crate::api;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock as _, FollowingClock, SystemClock};
 use crate::config::Config;
 use crate::egress::{Network, SystemNetwork};
 use crate::engine::SandboxLabels;
@@ -75,7 +75,7 @@ impl Service {
         };
         let labels = SandboxLabels { installation, node_id: node_id.to_string(), execution_id: None, lease: None };
         let pool = Pool::new(chosen.engine(), labels);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock = Arc::new(FollowingClock::at(SystemClock.now()));
         let signing_key = key_file::load_or_make(&config)?;
         if signing_key.is_none() {
             tracing::warn!("the log's seals are not signed: there is no key");

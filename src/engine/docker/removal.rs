@@ -9,6 +9,11 @@ use tokio_util::task::TaskTracker;
 
 use super::daemon::{CallError, Daemon};
 
+/// Answers that a container is not removed, after which it is given up.
+const MOST_REFUSALS: u32 = 5;
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
 /// Removes containers in tasks of its own, so that a dropped future leaves nothing behind.
 pub(super) struct Removals {
     daemon: Arc<Daemon>,
@@ -95,20 +100,27 @@ pub(super) async fn remove(daemon: &Daemon, name: &str) -> Result<(), CallError>
     }
 }
 
+/// Goes on for as long as the daemon does not answer: while this node lives, no other removes for it.
 async fn persist(daemon: &Daemon, name: &str, create_unsure: bool) {
-    const PAUSES_SECONDS: [u64; 4] = [1, 2, 5, 10];
     let mut looks = if create_unsure { 3 } else { 1 };
-    for pause in PAUSES_SECONDS {
+    let mut refusals = 0;
+    let mut pause = Duration::from_secs(1);
+    loop {
         match remove(daemon, name).await {
             Ok(()) => looks -= 1,
-            Err(error) => tracing::debug!(container = name, %error, "removal failed; trying again"),
+            Err(error @ CallError::Answered { .. }) if refusals == MOST_REFUSALS => {
+                tracing::warn!(container = name, %error, "not removed; its labels tell the reaper");
+                return;
+            }
+            Err(error) => {
+                refusals += u32::from(matches!(error, CallError::Answered { .. }));
+                tracing::debug!(container = name, %error, "removal failed; trying again");
+            }
         }
         if looks == 0 {
             return;
         }
-        tokio::time::sleep(Duration::from_secs(pause)).await;
-    }
-    if let Err(error) = remove(daemon, name).await {
-        tracing::warn!(container = name, %error, "not removed; its labels tell the reaper");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -5,6 +5,7 @@ use chrono::{DateTime, SubsecRound as _, Utc};
 use super::keys::SigningKey;
 use super::merkle::{self, Growing};
 use super::seal::Seal;
+use crate::crash_point::{self, Moment};
 use crate::domain::Digest;
 use crate::store::database::Store;
 use crate::store::error::Error;
@@ -113,7 +114,9 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(&run)?;
+        crash_point::reach("store", "seal", Moment::Before);
         transaction.commit().await.map_err(&run)?;
+        crash_point::reach("store", "seal", Moment::After);
         Ok(Some(seal))
     }
 

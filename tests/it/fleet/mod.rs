@@ -5,8 +5,8 @@ mod chaos;
 mod proxy;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,12 +28,20 @@ pub struct Node {
     folder: tempfile::TempDir,
     proxy: Proxy,
     process: Option<Child>,
-    starts: u32,
     role: &'static str,
 }
 
 /// Nodes are taken for dead after this much silence.
 pub const DEAD_AFTER: Duration = Duration::from_secs(2);
+
+const SETTINGS: &str = "engine: native
+max_workers: 3
+server: {http_workers: 1, shutdown_grace: 5}
+pool: {min_idle: 1, max_idle: 2}
+queue: {poll_interval: 0.2}
+leases: {heartbeat: 0.5, dead_after: 2}
+retry: {max_attempts: 50, base_delay: 0.1, max_delay: 1}
+";
 
 impl Fleet {
     /// A node for each role.
@@ -46,8 +54,12 @@ impl Fleet {
         let db = db::fresh().await;
         let blobs = tempfile::Builder::new().prefix("tako-blobs-").tempdir().unwrap();
         let mut fleet = Self { db, nodes: Vec::new(), blobs };
+        let folder = fleet.blobs.path().display().to_string();
+        let settings = format!("{SETTINGS}blobs: {{store: local, inline: 1k, folder: {folder}}}\n{more}");
         for role in roles {
-            fleet.nodes.push(Node::new(&fleet.db, role, fleet.blobs.path(), more));
+            let mut node = Node::new(&fleet.db.options.url, &settings);
+            node.role = role;
+            fleet.nodes.push(node);
         }
         for node in &mut fleet.nodes {
             node.start();
@@ -66,41 +78,43 @@ impl Fleet {
 }
 
 impl Node {
-    fn new(db: &Db, role: &'static str, blobs: &Path, more: &str) -> Self {
+    /// One on a database whose server listens in a folder, with these settings beside its own.
+    pub fn new(url: &str, settings: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("tako-node-").tempdir().unwrap();
-        let (server, socket) = db.options.url.split_once("?host=").unwrap();
+        let (server, socket) = url.split_once("?host=").unwrap();
         let proxy = Proxy::before(&PathBuf::from(socket));
         let config = format!(
-            "database_url: \"{server}?host={}\"\n\
-             data_dir: {}\n\
-             engine: native\n\
-             max_workers: 3\n\
-             server: {{http_workers: 1, shutdown_grace: 5}}\n\
-             pool: {{min_idle: 1, max_idle: 2}}\n\
-             queue: {{poll_interval: 0.2}}\n\
-             leases: {{heartbeat: 0.5, dead_after: {}}}\n\
-             retry: {{max_attempts: 50, base_delay: 0.1, max_delay: 1}}\n\
-             blobs: {{store: local, inline: 1k, folder: {}}}\n{more}",
+            "database_url: \"{server}?host={}\"\ndata_dir: {}\n{settings}",
             proxy.folder().display(),
             folder.path().join("data").display(),
-            DEAD_AFTER.as_secs(),
-            blobs.display(),
         );
         std::fs::write(folder.path().join("config.yaml"), config).unwrap();
-        Self { folder, proxy, process: None, starts: 0, role }
+        Self { folder, proxy, process: None, role: "all" }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A file of its own folder.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.process.is_none());
-        self.starts += 1;
         // A reader must not take the address of the process before.
         let _ = std::fs::remove_file(self.path("address"));
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_tako-vm"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tako-vm"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("TAKO_VM_") || name == "DATABASE_URL" {
+                command.env_remove(name);
+            }
+        }
+        let process = command
+            .envs(environment.iter().copied())
             .arg("server")
             .arg("--config")
             .arg(self.path("config.yaml"))
@@ -148,6 +162,25 @@ impl Node {
         let process = self.process.as_ref().unwrap();
         // SAFETY: a child that was not waited for, so the number is still its own.
         assert_eq!(unsafe { libc::kill(process.id().cast_signed(), signal) }, 0);
+    }
+
+    /// How it ended, once it has, if it does within the limit.
+    pub async fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.process.as_mut()?.try_wait().unwrap() {
+                self.process = None;
+                return Some(status);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
     }
 
     /// `kill -9`.

@@ -162,6 +162,14 @@ async fn a_lost_lease_appends_nothing() {
     appended(db.store.append(item).await.unwrap());
 }
 
+/// Until the database runs for so long: before, it gives every node its time.
+async fn wait_for_age(db: &db::Db, age: Duration) {
+    let is_older = "SELECT pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $1)";
+    while !sqlx::query_scalar::<_, bool>(is_older).bind(age.as_secs_f64()).fetch_one(&db.admin).await.unwrap() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn only_claims_of_silent_nodes_expire() {
     let db = db::fresh().await;
@@ -169,9 +177,17 @@ async fn only_claims_of_silent_nodes_expire() {
     let (one, two) = (submit_at(&db, 5).await, submit_at(&db, 5).await);
     let claim = db.store.claim(silent, 1).await.unwrap().remove(0);
     assert_eq!((claim.execution_id, claimed(&db, alive, 1).await), (one, vec![two]));
-    let dead_after = Duration::from_secs(15);
+    assert_eq!(
+        db.store.expired_claims(Duration::from_secs(600)).await.unwrap(),
+        [],
+        "the cluster is younger than that"
+    );
+    let dead_after = Duration::from_secs(3);
+    wait_for_age(&db, dead_after).await;
+    db.store.heartbeat(silent).await.unwrap();
+    db.store.heartbeat(alive).await.unwrap();
     assert_eq!(db.store.expired_claims(dead_after).await.unwrap(), []);
-    let older = "UPDATE nodes SET heartbeat_at = now() - interval '16 s'";
+    let older = "UPDATE nodes SET heartbeat_at = now() - interval '600 s'";
     sqlx::query(older).execute(&db.admin).await.unwrap();
     db.store.heartbeat(alive).await.unwrap();
     let expired = db.store.expired_claims(dead_after).await.unwrap();
