@@ -1,6 +1,7 @@
 //! An engine to attack.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -124,8 +125,14 @@ async fn native(runtime_dir: &Path) -> Result<(Arc<dyn Engine>, &'static str, St
 
 /// How the cgroups of cells of one runtime directory begin.
 fn cell_mark(runtime_dir: &Path) -> String {
-    let path = runtime_dir.canonicalize().unwrap_or_else(|_| runtime_dir.to_owned());
-    hex::encode(&Sha256::digest(path.as_os_str().as_encoded_bytes())[..4])
+    let path = runtime_dir.canonicalize().unwrap();
+    let facts = path.metadata().unwrap();
+    let hash = Sha256::new()
+        .chain_update(path.as_os_str().as_encoded_bytes())
+        .chain_update(facts.dev().to_le_bytes())
+        .chain_update(facts.ino().to_le_bytes())
+        .finalize();
+    hex::encode(&hash[..4])
 }
 
 /// The first line of a program's output.

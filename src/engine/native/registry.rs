@@ -40,6 +40,17 @@ pub struct Entry {
     started: u64,
 }
 
+/// How the cgroups of a directory's cells begin. Servers in containers that share the host's cgroups may have
+/// directories of one path, and must not take each other's cells for abandoned.
+fn prefix(directory: &Path, facts: &fs::Metadata) -> String {
+    let hash = Sha256::new()
+        .chain_update(directory.as_os_str().as_encoded_bytes())
+        .chain_update(facts.dev().to_le_bytes())
+        .chain_update(facts.ino().to_le_bytes())
+        .finalize();
+    hex::encode(&hash[..4])
+}
+
 impl Registry {
     /// Opens the directory, making it where it is missing.
     ///
@@ -49,12 +60,12 @@ impl Registry {
         let directory = directory.map_or_else(runtime_dir, Path::to_owned);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let directory = directory.canonicalize()?;
+        let facts = fs::metadata(&directory)?;
         // SAFETY: geteuid cannot fail.
-        if fs::metadata(&directory)?.uid() != unsafe { libc::geteuid() } {
+        if facts.uid() != unsafe { libc::geteuid() } {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let hash = Sha256::digest(directory.as_os_str().as_encoded_bytes());
-        Ok(Self { prefix: hex::encode(&hash[..4]), directory })
+        Ok(Self { prefix: prefix(&directory, &facts), directory })
     }
 
     /// Takes the lowest number that no living server holds.
