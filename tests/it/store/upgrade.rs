@@ -79,7 +79,7 @@ async fn old_nodes_work_on_while_a_new_one_migrates_even_behind_a_slow_reader() 
     pretend(&admin, last, false).await;
     // A dump, or a long look at the log, holds a lock that the migration's has to wait for.
     let mut reader = admin.begin().await.unwrap();
-    sqlx::query("LOCK TABLE events, queue IN ACCESS SHARE MODE").execute(&mut *reader).await.unwrap();
+    sqlx::query("LOCK TABLE events, queue, nodes, blobs IN ACCESS SHARE MODE").execute(&mut *reader).await.unwrap();
     let migrating = [options.clone(), options.clone()].map(|options| {
         // On a thread of its own, as a node of its own would.
         std::thread::spawn(move || {
