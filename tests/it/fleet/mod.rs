@@ -2,7 +2,9 @@
 
 mod builds;
 mod chaos;
+mod drain;
 mod proxy;
+mod rolling;
 
 use std::fs::File;
 use std::path::PathBuf;
