@@ -3,6 +3,7 @@
 mod builds;
 mod chaos;
 mod drain;
+mod frozen;
 mod proxy;
 mod rolling;
 
