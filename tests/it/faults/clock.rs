@@ -29,7 +29,9 @@ async fn ahead(url: &str) -> TimeDelta {
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_whose_clocks_are_an_hour_off_lose_and_double_nothing() {
     let Some(library) = libfaketime() else {
-        println!("skipped: libfaketime is not installed");
+        eprintln!(
+            "skipped: servers_whose_clocks_are_an_hour_off_lose_and_double_nothing: libfaketime is not installed"
+        );
         return;
     };
     let library = library.to_str().unwrap();
