@@ -1,5 +1,6 @@
 //! The service under faults of what it stands on, and under its own death at every step.
 
+mod clock;
 mod crash;
 mod hung;
 mod life;

@@ -198,7 +198,7 @@ async fn ends(fleet: &Fleet, jobs: usize) -> BTreeMap<Uuid, Vec<String>> {
 }
 
 /// Command lines of this host that contain a word.
-fn processes_with(word: &str) -> Vec<String> {
+pub(super) fn processes_with(word: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let lines = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
     lines.map(|line| line.replace('\0', " ")).filter(|line| line.starts_with("sleep") && line.contains(word)).collect()

@@ -2,7 +2,10 @@
 
 mod builds;
 mod chaos;
+mod drain;
+mod frozen;
 mod proxy;
+mod rolling;
 
 use std::fs::File;
 use std::path::PathBuf;
