@@ -21,7 +21,12 @@ pub fn filter(level: &str) -> Result<EnvFilter, ParseError> {
 /// # Errors
 /// A level that is none; a loaded configuration has none such.
 pub fn start(log: &Log) -> Result<(), ParseError> {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.level)?).with_writer(std::io::stderr);
+    // A line that cannot be written would be told of on the same standard error, by a panic in whoever
+    // wrote it; a full disk takes lines of the log, never the work.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(&log.level)?)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     // The only other failure is that a subscriber is there already, as in tests.
     let _already_started = match log.format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),

@@ -4,6 +4,7 @@ mod clock;
 mod crash;
 mod hung;
 mod life;
+mod mute;
 mod postgres;
 mod restore;
 mod server;
