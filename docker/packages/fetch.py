@@ -26,12 +26,19 @@ def size_of(folder):
     return total
 
 
+def own_index():
+    """The index that pip asks where none is named."""
+    from pip._internal.models.index import PyPI
+
+    return os.environ.get("PIP_INDEX_URL") or PyPI.simple_url
+
+
 def asked_to_wait(wanted, ca):
     """What an index that answers 429 or 503 wants, as it says it ("" for nothing); None without one.
 
     pip waits as it is asked, gives up, and says only that it found nothing: so it is asked once more.
     """
-    urls = [] if wanted["no_index"] else [wanted["index_url"] or "https://pypi.org/simple", *wanted["extra_index_urls"]]
+    urls = [] if wanted["no_index"] else [wanted["index_url"] or own_index(), *wanted["extra_index_urls"]]
     names = [re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in wanted["requirements"][:1]]
     proxy = {"http": wanted["proxy"], "https": wanted["proxy"]} if wanted["proxy"] else {}
     trust = ssl.create_default_context(cafile=ca if wanted["ca"] else None)

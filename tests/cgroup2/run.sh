@@ -52,7 +52,9 @@ if [ ! -d "$kernel" ]; then
     apt=$work/apt-$suite
     mkdir -p "$apt/lists/partial"
     key=/usr/share/keyrings/debian-archive-keyring.gpg
-    echo "deb [signed-by=$key] http://deb.debian.org/debian $suite main" > "$apt/sources.list"
+    # shellcheck disable=SC2016
+    mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | head -n 1)
+    echo "deb [signed-by=$key] $mirror $suite main" > "$apt/sources.list"
     options="-qq -o Dir::Etc::SourceList=$apt/sources.list -o Dir::Etc::SourceParts=/dev/null
         -o Dir::State::Lists=$apt/lists -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root"
     # shellcheck disable=SC2086
