@@ -30,7 +30,7 @@ def own_index():
     """The index that pip asks where none is named."""
     from pip._internal.models.index import PyPI
 
-    return os.environ.get("PIP_INDEX_URL") or PyPI.simple_url
+    return PyPI.simple_url
 
 
 def asked_to_wait(wanted, ca):
@@ -118,7 +118,8 @@ def main():
     code = process.wait()
     ended.set()
     watcher.join()
-    if too_large:
+    # Small packages are all there before the first look.
+    if too_large or size_of(folder) > wanted["max_bytes"]:
         print("the packages are larger than the limit", file=sys.stderr)
         sys.exit(TOO_LARGE)
     asked = asked_to_wait(wanted, os.path.join(folder, "ca.pem")) if code != 0 else None
