@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, Connection};
 use super::error::Error;
 use super::objects::Objects;
 use super::payload_keys::Privacy;
+use super::row_functions;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -252,7 +253,7 @@ async fn migrate_once(options: &Options) -> Result<usize, Error> {
     let mut connection = PgConnection::connect_with(&options).await.map_err(Error::during("connect"))?;
     // sqlx takes an advisory lock of its own around the run, and drops it with the connection.
     let before = applied(&mut connection).await?;
-    let result = MIGRATIONS.run(&mut connection).await;
+    let result = run_all(&mut connection).await;
     let after = applied(&mut connection).await;
     // The work is done or undone by now; how the connection ends changes nothing.
     drop(connection.close().await);
@@ -263,6 +264,12 @@ async fn migrate_once(options: &Options) -> Result<usize, Error> {
         }
         Err(error) => Err(Error::Migration(Arc::new(error))),
     }
+}
+
+async fn run_all(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    MIGRATIONS.run_to(row_functions::LAST_BEFORE, &mut *connection).await?;
+    row_functions::keep_as_text(connection).await?;
+    MIGRATIONS.run(connection).await
 }
 
 /// `lock_not_available`, of whatever statement.

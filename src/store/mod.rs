@@ -43,6 +43,7 @@ mod queue;
 mod rebuild;
 mod retention;
 mod row;
+mod row_functions;
 mod schedules;
 mod secrets;
 mod status_counts;

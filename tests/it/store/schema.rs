@@ -67,3 +67,41 @@ async fn a_login_that_may_not_make_roles_owns_a_database_all_the_same() {
     sqlx::query("REVOKE INSERT ON events FROM tako_vm_app").execute(&owner).await.unwrap();
     assert!(store.append(submit(Uuid::now_v7())).await.is_err());
 }
+
+#[tokio::test]
+async fn no_function_keeps_a_table_from_getting_columns() {
+    let db = db::fresh().await;
+    // PostgreSQL looks into parsed bodies, and from 15.20 on gives no columns with defaults to a table whose
+    // row one of them reads.
+    let parsed: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT p.oid::regprocedure::text FROM pg_proc p, unnest(p.proargtypes) AS argument (type) \
+           JOIN pg_type t ON t.oid = argument.type JOIN pg_class c ON c.oid = t.typrelid AND c.relkind IN ('r', 'p') \
+          WHERE p.prosqlbody IS NOT NULL AND c.relnamespace = 'public'::regnamespace",
+    )
+    .fetch_all(&db.admin)
+    .await
+    .unwrap();
+    assert_eq!(parsed, Vec::<String>::new(), "give them bodies of text");
+}
+
+#[tokio::test]
+async fn a_database_of_before_keeps_its_functions_as_text_from_now_on() {
+    let options = db::empty().await;
+    migrate(&options).await.unwrap();
+    let admin = sqlx::PgPool::connect(&options.url).await.unwrap();
+    // As 0016 left it in databases that were made before.
+    sqlx::query(
+        "CREATE OR REPLACE FUNCTION is_fit(p_node nodes, p_rules job_type_rules) RETURNS boolean \
+         LANGUAGE sql IMMUTABLE RETURN p_rules.runtime IN (p_node.runtime, p_node.engine)",
+    )
+    .execute(&admin)
+    .await
+    .unwrap();
+    assert_eq!(migrate(&options).await.unwrap(), 0);
+    sqlx::query("ALTER TABLE nodes ADD COLUMN later text NOT NULL DEFAULT ''").execute(&admin).await.unwrap();
+    let is_parsed: bool = sqlx::query_scalar("SELECT prosqlbody IS NOT NULL FROM pg_proc WHERE proname = 'is_fit'")
+        .fetch_one(&admin)
+        .await
+        .unwrap();
+    assert!(!is_parsed);
+}
