@@ -19,11 +19,12 @@ PATIENCE = 120 + COUNT
 
 ENDS = {"ExecutionSucceeded", "ExecutionFailed", "ExecutionTimedOut", "ExecutionOutOfMemory", "ExecutionCancelled",
         "JobDeadLettered"}
-# Each tells its own number and writes its own file, too large for the database; every tenth fails by itself.
+# Each tells its own number and writes its own file, too large for the database. Every tenth fails by itself,
+# and every fourth is long enough to be met by what is done to its node.
 CODE = """
 import json, time
 n = json.load(open('/input/data.json'))['n']
-time.sleep(0.3)
+time.sleep(2 if n % 4 == 0 else 0.3)
 open('/output/large.txt', 'w').write(f'{n} ' * 20000)
 print(n)
 raise SystemExit(3 if n % 10 == 9 else 0)
