@@ -1,8 +1,8 @@
 //! Functions that take a table's row, so kept that the table may still get columns.
 //!
-//! `0016` wrote them with parsed bodies. Since its minor releases of 2026 (15.20 among them) PostgreSQL refuses
-//! `ADD COLUMN … DEFAULT` on a table whose row such a body reads ("cannot alter table "nodes" because function
-//! `is_fit` uses its row type"), as `0018` does. A body that is text is not looked into.
+//! `0016` wrote them with parsed bodies. PostgreSQL 15.20 (15.18 does not) refuses `ADD COLUMN … DEFAULT` on a
+//! table whose row such a body reads ("cannot alter table "nodes" because function is_fit uses its row type"),
+//! and `0018` has one. A body that is text is not looked into.
 
 use sqlx::postgres::PgConnection;
 
