@@ -50,5 +50,6 @@ bench: setup
 chaos: setup
 	@$(STEP) "Building the tests" cargo test --test it --no-run
 	@$(STEP) "Killing nodes under load" env TAKO_VM_TEST_JOBS=2000 cargo test --test it fleet:: -- --nocapture
+	@$(STEP) "Killing containers of a cluster under load" docker/cluster-test.sh
 	@$(STEP) "Killing a server at every step" env TAKO_VM_TEST_CRASH_POINTS=all cargo test --test it faults::crash -- --nocapture
 	@$(STEP) "Taking away what it stands on" cargo test --test it faults:: -- --nocapture --test-threads 2 --skip faults::crash
