@@ -4,8 +4,9 @@ use actix::prelude::*;
 use tokio::runtime;
 use uuid::Uuid;
 
-use super::intake::{Accepted, How, Intake, Refusal, Repeat};
+use super::intake::{Accepted, How, Intake, Repeat};
 use super::ledger::Ledger;
+use super::refusal::{Refusal, answer};
 use super::submission::Origin;
 use crate::domain::{Command, ErrorType};
 use crate::store;
@@ -56,14 +57,6 @@ impl Dlq {
     pub fn new(ledger: Ledger, store: store::Store, intake: Addr<Intake>, io: runtime::Handle) -> Self {
         Self { desk: Desk { ledger, store, intake }, io }
     }
-
-    fn answer<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> ResponseFuture<Result<T, Refusal>> {
-        let task = self.io.spawn(task);
-        Box::pin(async move { task.await.unwrap_or(Err(Refusal::Internal)) })
-    }
 }
 
 impl Desk {
@@ -102,7 +95,7 @@ impl Handler<Requeue> for Dlq {
 
     fn handle(&mut self, Requeue { origin, id }: Requeue, _: &mut Self::Context) -> Self::Result {
         let desk = self.desk.clone();
-        self.answer(async move { desk.requeue(origin, id).await })
+        answer(&self.io, async move { desk.requeue(origin, id).await })
     }
 }
 
@@ -111,7 +104,7 @@ impl Handler<RequeueAll> for Dlq {
 
     fn handle(&mut self, RequeueAll { origin, error_type }: RequeueAll, _: &mut Self::Context) -> Self::Result {
         let desk = self.desk.clone();
-        self.answer(async move {
+        answer(&self.io, async move {
             let filter = store::DeadLetterFilter {
                 tenant: Some(origin.tenant.clone()),
                 error_type: error_type.map(|error| error.as_str().to_owned()),
@@ -137,7 +130,7 @@ impl Handler<Discard> for Dlq {
 
     fn handle(&mut self, Discard { origin, id, reason }: Discard, _: &mut Self::Context) -> Self::Result {
         let desk = self.desk.clone();
-        self.answer(async move {
+        answer(&self.io, async move {
             let letter = desk.find(&origin.tenant, id).await?;
             let command = Command::DiscardDeadLetter { by: origin.by.clone(), reason };
             desk.ledger

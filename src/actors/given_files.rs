@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::intake::{Doors, Refusal};
+use super::intake::Doors;
+use super::refusal::Refusal;
 use super::submission::{FieldFault, Given};
 use crate::domain::{Digest, Ending, ExecutionRecord, FileSource, InputFile};
 use crate::store;

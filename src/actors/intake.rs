@@ -14,15 +14,16 @@ use tokio::runtime;
 use uuid::Uuid;
 
 use super::custody::{self, Custody};
-use super::job_types::{JobTypes, NoSuchJobType, Present, Unresolved};
+use super::job_types::{JobTypes, Present};
 use super::ledger::{self, Ledger, NewJob};
 use super::queue::{CancelHere, Queue};
+use super::refusal::{Refusal, answer};
 use super::room::Room;
-use super::submission::{FieldFault, Origin, Submission};
+use super::submission::{Origin, Submission};
 use crate::config::{Config, JobType};
 use crate::domain::{
     Command, Delivery, DependenciesDeclared, Digest, HostRule, Idempotency, InputFile, JobLimits, JobSubmitted,
-    RefusalCause, Rejection, SecretUse, Status, canonical_json_digest,
+    SecretUse, Status, canonical_json_digest,
 };
 use crate::store;
 
@@ -88,112 +89,6 @@ pub struct Accepted {
     pub repeated: bool,
 }
 
-/// Why a wish was not granted. Nothing was changed, unless it says otherwise.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Refusal {
-    #[error("{}", faults.iter().map(|fault| format!("{} {}", fault.field, fault.message)).collect::<Vec<_>>().join("; "))]
-    Invalid { faults: Vec<FieldFault> },
-    #[error(transparent)]
-    JobType(#[from] NoSuchJobType),
-    #[error("idempotency key {key:?} was used for another payload by execution {existing}")]
-    IdempotencyConflict { key: String, existing: Uuid },
-    #[error("execution {0} does not exist")]
-    NotFound(Uuid),
-    #[error("execution {execution_id} has already ended: {status}")]
-    AlreadyEnded { execution_id: Uuid, status: Status },
-    /// Its stream is still in the log, and proves what it was.
-    #[error("execution {0} has expired: its record is no longer kept")]
-    Expired(Uuid),
-    #[error("execution {0} has not ended yet; wait for its result first")]
-    NotEnded(Uuid),
-    #[error("tenant {tenant} has {count} executions in progress: let them end, or cancel them, first")]
-    InProgress { tenant: String, count: u64 },
-    #[error("execution {0} is not waiting in the dead letter queue")]
-    NotADeadLetter(Uuid),
-    /// The code or input of the original is no longer kept.
-    #[error("execution {execution_id} cannot be run again: {reason}")]
-    NotRepeatable { execution_id: Uuid, reason: String },
-    /// The refusal is in the original's stream.
-    #[error("execution {execution_id} cannot be replayed: {reason}")]
-    ReplayRefused { execution_id: Uuid, cause: RefusalCause, reason: String },
-    #[error("schedule {name:?} does not exist")]
-    NoSchedule { name: String },
-    #[error("schedule {name:?} exists already; change it with PUT /schedules/{name}")]
-    ScheduleExists { name: String },
-    #[error("schedule {name:?} was changed by somebody else at the same time; look at it and try again")]
-    ScheduleRaced { name: String },
-    #[error("a tenant may have {most} schedules; remove one, or raise schedules.max_per_tenant")]
-    TooManySchedules { most: u64 },
-    #[error("secret {name} is not set; set it with PUT /secrets/{name}")]
-    NoSecret { name: String },
-    #[error("{}", super::custody::Error::NoKey)]
-    NoSecretKey,
-    #[error("the queue holds {waiting} jobs, as many as it may; try again later")]
-    QueueFull { waiting: u64, retry_after: Duration },
-    /// The database does not answer, or too much is under way.
-    #[error("the service is busy or its database does not answer; try again later")]
-    Unavailable { retry_after: Duration },
-    /// A defect; the log has the details under the correlation id.
-    #[error("internal error")]
-    Internal,
-}
-
-impl Refusal {
-    pub(super) fn unavailable() -> Self {
-        Self::Unavailable { retry_after: Duration::from_secs(2) }
-    }
-
-    pub(super) fn of(error: ledger::Error, execution_id: Uuid) -> Self {
-        match error {
-            ledger::Error::Rejected(rejection) => match rejection {
-                Rejection::Unknown => Self::NotFound(execution_id),
-                Rejection::AlreadyEnded(status) => Self::AlreadyEnded { execution_id, status },
-                Rejection::NotEnded => Self::NotEnded(execution_id),
-                Rejection::NotADeadLetter => Self::NotADeadLetter(execution_id),
-                Rejection::Expired => Self::Expired(execution_id),
-                Rejection::AlreadyExists
-                | Rejection::LeaseLost { .. }
-                | Rejection::NotQueued
-                | Rejection::NotStarted => Self::internal(&rejection),
-            },
-            ledger::Error::Overloaded | ledger::Error::Stopped => Self::unavailable(),
-            ledger::Error::Store(error) => Self::from(error),
-            ledger::Error::IdempotencyTaken { .. } | ledger::Error::LeaseLost | ledger::Error::Corrupt(_) => {
-                Self::internal(&error)
-            }
-        }
-    }
-
-    /// One field that is wrong; `message` continues a sentence that begins with its name.
-    pub(super) fn field(field: &str, message: String) -> Self {
-        Self::Invalid { faults: vec![FieldFault { field: field.to_owned(), message, is_size: false }] }
-    }
-
-    fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(error, "a client's wish failed for a reason that is no client's");
-        Self::Internal
-    }
-}
-
-impl From<store::Error> for Refusal {
-    fn from(error: store::Error) -> Self {
-        if error.is_transient() {
-            tracing::warn!(error = %error, "the database did not answer a client's wish");
-            return Self::unavailable();
-        }
-        Self::internal(&error)
-    }
-}
-
-impl From<Unresolved> for Refusal {
-    fn from(error: Unresolved) -> Self {
-        match error {
-            Unresolved::NoSuchJobType(error) => error.into(),
-            Unresolved::Store(error) => error.into(),
-        }
-    }
-}
-
 /// What the intake works with.
 #[derive(Clone)]
 pub struct Doors {
@@ -207,7 +102,7 @@ pub struct Doors {
 pub struct Intake {
     pub(super) doors: Doors,
     queue: Addr<Queue>,
-    io: runtime::Handle,
+    pub(super) io: runtime::Handle,
     pub(super) room: Room,
 }
 
@@ -215,19 +110,6 @@ impl Intake {
     pub fn new(doors: Doors, queue: Addr<Queue>, io: runtime::Handle) -> Self {
         let room = Room::new(doors.store.clone(), doors.config.max_queue_size);
         Self { doors, queue, io, room }
-    }
-
-    pub(super) fn answer<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> ResponseFuture<Result<T, Refusal>> {
-        let task = self.io.spawn(task);
-        Box::pin(async move {
-            match task.await {
-                Ok(answer) => answer,
-                Err(lost) => Err(Refusal::internal(&lost)),
-            }
-        })
     }
 }
 
@@ -248,7 +130,7 @@ impl Handler<Submit> for Intake {
 
     fn handle(&mut self, Submit { origin, submission }: Submit, _: &mut Self::Context) -> Self::Result {
         let (doors, room) = (self.doors.clone(), self.room.clone());
-        self.answer(async move {
+        answer(&self.io, async move {
             room.take(1).await?;
             let mut answers = doors.submit(&origin, vec![submission]).await;
             answers.pop().unwrap_or(Err(Refusal::Internal))
@@ -278,7 +160,7 @@ impl Handler<Repeat> for Intake {
 
     fn handle(&mut self, Repeat { origin, execution_id, how }: Repeat, _: &mut Self::Context) -> Self::Result {
         let (doors, room) = (self.doors.clone(), self.room.clone());
-        self.answer(async move {
+        answer(&self.io, async move {
             room.take(1).await?;
             doors.repeat(origin, execution_id, how).await
         })
@@ -290,7 +172,7 @@ impl Handler<Cancel> for Intake {
 
     fn handle(&mut self, Cancel { origin, execution_id, reason }: Cancel, _: &mut Self::Context) -> Self::Result {
         let (doors, queue) = (self.doors.clone(), self.queue.clone());
-        self.answer(async move {
+        answer(&self.io, async move {
             let tracked = doors.find(&origin.tenant, execution_id).await?;
             let command = Command::RequestCancel { by: origin.by.clone(), reason };
             let tracked = doors

@@ -38,6 +38,7 @@ pub mod pauses;
 pub mod queue;
 pub mod reaper;
 mod redaction;
+pub mod refusal;
 mod repeat;
 mod replay;
 mod resolved_images;

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::custody;
-use super::intake::{Accepted, Doors, How, Refusal};
+use super::intake::{Accepted, Doors, How};
 use super::job_types::Unresolved;
 use super::ledger;
+use super::refusal::Refusal;
 use super::submission::{Origin, Submission};
 use crate::domain::{
     Command, Digest, Idempotency, JobSubmitted, Parent, PinnedImage, RefusalCause, Relationship, ReplayVerdictRecorded,

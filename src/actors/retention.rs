@@ -14,7 +14,6 @@ use futures::{StreamExt as _, stream};
 use tokio::runtime;
 use uuid::Uuid;
 
-use super::intake::Refusal;
 use super::journal::Journal;
 use super::ledger::{self, Ledger};
 use crate::clock::Clock;
@@ -48,7 +47,7 @@ const PUTS: Duration = Duration::from_secs(300);
 
 pub struct Retention {
     round: Round,
-    io: runtime::Handle,
+    pub(super) io: runtime::Handle,
     busy: bool,
 }
 
@@ -68,14 +67,6 @@ impl Retention {
 
     pub(super) fn round(&self) -> &Round {
         &self.round
-    }
-
-    pub(super) fn answer<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> ResponseFuture<Result<T, Refusal>> {
-        let task = self.io.spawn(task);
-        Box::pin(async move { task.await.unwrap_or(Err(Refusal::Internal)) })
     }
 
     fn look(&mut self, context: &mut Context<Self>) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::intake::Refusal;
+use super::refusal::Refusal;
 use crate::store::Store;
 
 /// How many jobs wait in the installation, as far as this node knows.

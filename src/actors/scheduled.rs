@@ -3,8 +3,9 @@
 use actix::prelude::*;
 use uuid::Uuid;
 
-use super::intake::{Doors, Intake, Refusal};
+use super::intake::{Doors, Intake};
 use super::ledger;
+use super::refusal::{Refusal, answer};
 use super::submission::{Origin, Submission};
 use crate::domain::{Command, JobScheduled, Rejection};
 
@@ -31,7 +32,7 @@ impl Handler<Check> for Intake {
 
     fn handle(&mut self, Check { origin, submission }: Check, _: &mut Self::Context) -> Self::Result {
         let doors = self.doors.clone();
-        self.answer(async move { doors.prepare(&origin, submission).await.map(drop) })
+        answer(&self.io, async move { doors.prepare(&origin, submission).await.map(drop) })
     }
 }
 
@@ -40,7 +41,7 @@ impl Handler<SubmitScheduled> for Intake {
 
     fn handle(&mut self, wish: SubmitScheduled, _: &mut Self::Context) -> Self::Result {
         let (doors, room) = (self.doors.clone(), self.room.clone());
-        self.answer(async move {
+        answer(&self.io, async move {
             room.take(1).await?;
             doors.submit_scheduled(wish).await
         })

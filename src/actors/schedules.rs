@@ -12,8 +12,9 @@ use actix::prelude::*;
 use tokio::runtime;
 use uuid::Uuid;
 
-use super::intake::{Intake, Refusal};
+use super::intake::Intake;
 use super::ledger;
+use super::refusal::{Refusal, answer};
 use super::scheduled::{Check, SubmitScheduled};
 use super::submission::{Origin, Submission};
 use crate::clock::Clock;
@@ -119,14 +120,6 @@ impl Schedules {
         });
         context.spawn(done);
     }
-
-    fn answer<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> ResponseFuture<Result<T, Refusal>> {
-        let task = self.io.spawn(task);
-        Box::pin(async move { task.await.unwrap_or(Err(Refusal::Internal)) })
-    }
 }
 
 impl Actor for Schedules {
@@ -144,7 +137,7 @@ impl Handler<Define> for Schedules {
 
     fn handle(&mut self, Define { origin, name, wish, is_new }: Define, _: &mut Self::Context) -> Self::Result {
         let desk = self.desk.clone();
-        self.answer(async move { desk.define(&origin, name, wish, is_new).await })
+        answer(&self.io, async move { desk.define(&origin, name, wish, is_new).await })
     }
 }
 
@@ -153,7 +146,7 @@ impl Handler<Change> for Schedules {
 
     fn handle(&mut self, Change { origin, name, action }: Change, _: &mut Self::Context) -> Self::Result {
         let desk = self.desk.clone();
-        self.answer(async move { desk.change(&origin, &name, action).await })
+        answer(&self.io, async move { desk.change(&origin, &name, action).await })
     }
 }
 

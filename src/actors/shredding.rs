@@ -10,8 +10,8 @@ use actix::prelude::*;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::intake::Refusal;
 use super::journal::Journal;
+use super::refusal::{Refusal, answer};
 use super::retention::{Retention, Round};
 use super::submission::Origin;
 use crate::domain::{Command, Digest, TenantShredded};
@@ -125,7 +125,7 @@ impl Handler<Shred> for Retention {
 
     fn handle(&mut self, wish: Shred, _: &mut Self::Context) -> Self::Result {
         let round = self.round().clone();
-        self.answer(async move { round.shred(wish).await })
+        answer(&self.io, async move { round.shred(wish).await })
     }
 }
 
@@ -134,6 +134,6 @@ impl Handler<ShredTenant> for Retention {
 
     fn handle(&mut self, wish: ShredTenant, _: &mut Self::Context) -> Self::Result {
         let round = self.round().clone();
-        self.answer(async move { round.shred_tenant(wish).await })
+        answer(&self.io, async move { round.shred_tenant(wish).await })
     }
 }

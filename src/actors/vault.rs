@@ -4,8 +4,8 @@ use actix::prelude::*;
 use tokio::runtime;
 
 use super::custody::{self, Custody};
-use super::intake::Refusal;
 use super::journal::Journal;
+use super::refusal::{Refusal, answer};
 use super::submission::{FieldFault, Origin};
 use crate::domain::{SecretRemoved, SecretSet, SecretValue, SecretVersion, secret_name_fault, secret_value_fault};
 use crate::store::SecretRow;
@@ -44,14 +44,6 @@ impl Vault {
     pub fn new(custody: Custody, journal: Journal, io: runtime::Handle) -> Self {
         Self { custody, journal, io }
     }
-
-    fn answer<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> ResponseFuture<Result<T, Refusal>> {
-        let task = self.io.spawn(task);
-        Box::pin(async move { task.await.unwrap_or(Err(Refusal::Internal)) })
-    }
 }
 
 impl From<custody::Error> for Refusal {
@@ -73,7 +65,7 @@ impl Handler<Set> for Vault {
 
     fn handle(&mut self, Set { origin, name, value }: Set, _: &mut Self::Context) -> Self::Result {
         let (custody, journal) = (self.custody.clone(), self.journal.clone());
-        self.answer(async move {
+        answer(&self.io, async move {
             let fault = |field: &str, message: String| FieldFault { field: field.to_owned(), message, is_size: false };
             let faults: Vec<_> = secret_name_fault(&name)
                 .map(|message| fault("name", message.to_owned()))
@@ -95,7 +87,7 @@ impl Handler<List> for Vault {
 
     fn handle(&mut self, List { origin }: List, _: &mut Self::Context) -> Self::Result {
         let custody = self.custody.clone();
-        self.answer(async move { Ok(custody.list(&origin.tenant).await?) })
+        answer(&self.io, async move { Ok(custody.list(&origin.tenant).await?) })
     }
 }
 
@@ -104,7 +96,7 @@ impl Handler<Remove> for Vault {
 
     fn handle(&mut self, Remove { origin, name }: Remove, _: &mut Self::Context) -> Self::Result {
         let (custody, journal) = (self.custody.clone(), self.journal.clone());
-        self.answer(async move {
+        answer(&self.io, async move {
             if secret_name_fault(&name).is_some() {
                 return Err(Refusal::NoSecret { name: name.chars().take(64).collect() });
             }

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::app::App;
 use super::caller::{Caller, Read};
-use super::params::{Id, Params};
+use super::params::{Id, Named, Params};
 use super::problem::{Kind, Problem};
 use super::view::{self, CODE, INPUT};
 use crate::domain::{Digest, ExecutionRecord};
@@ -15,13 +15,13 @@ pub async fn download(
     caller: Caller<Read>,
     app: web::Data<App>,
     Id(id): Id,
+    Named(name): Named,
     params: Params,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    let name = request.match_info().get("name").unwrap_or_default();
     let record = app.record(&caller, id).await?;
-    let hash = hash_of(&record, name).ok_or_else(|| {
+    let hash = hash_of(&record, &name).ok_or_else(|| {
         let shown: String = name.chars().take(100).collect();
         Problem::new(Kind::NotFound, format!("execution {id} has no artifact {shown:?}"))
     })?;
@@ -35,7 +35,7 @@ pub async fn download(
     Ok(HttpResponse::Ok()
         .insert_header(ETag(tag))
         .insert_header((header::CONTENT_TYPE, "application/octet-stream"))
-        .insert_header((header::CONTENT_DISPOSITION, disposition(name)))
+        .insert_header((header::CONTENT_DISPOSITION, disposition(&name)))
         .insert_header((header::CACHE_CONTROL, "private, no-cache"))
         .body(bytes))
 }

@@ -9,7 +9,7 @@ use super::body::{JsonObjectBody, OptionalJsonBody};
 use super::builds;
 use super::caller::{Admin, Caller, Read};
 use super::jobs::NoFields;
-use super::params::Params;
+use super::params::{Named, Params};
 use super::pauses;
 use super::problem::{Kind, Problem};
 use super::sse;
@@ -77,11 +77,11 @@ pub async fn list(_caller: Caller<Read>, app: web::Data<App>, params: Params) ->
 pub async fn get(
     _caller: Caller<Read>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(name): Named,
     params: Params,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    let present = find(&app, name(&request)).await?;
+    let present = find(&app, &name).await?;
     Ok(HttpResponse::Ok().json(view(&app, &present).await?))
 }
 
@@ -89,11 +89,11 @@ pub async fn get(
 pub async fn versions(
     _caller: Caller<Read>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(name): Named,
     params: Params,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    let present = find(&app, name(&request)).await?;
+    let present = find(&app, &name).await?;
     let job_type = present.environment.name.clone();
     let rows = app.read(move |store| async move { store.job_type_versions(Some(&job_type)).await }).await?;
     let digest = present.environment.digest.to_string();
@@ -138,12 +138,11 @@ pub async fn create(
 pub async fn change(
     caller: Caller<Admin>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(name): Named,
     params: Params,
     JsonObjectBody(mut definition): JsonObjectBody,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    let name = name(&request).to_owned();
     let given = definition.entry("name").or_insert_with(|| name.clone().into());
     if *given != name {
         return Err(Problem::field("name", format!("must be {name:.64?}, as in the path: a job type keeps its name")));
@@ -178,6 +177,7 @@ pub async fn build(
     caller: Caller<Admin>,
     app: web::Data<App>,
     request: HttpRequest,
+    Named(job_type): Named,
     mut params: Params,
     OptionalJsonBody(NoFields {}): OptionalJsonBody<NoFields>,
 ) -> Result<HttpResponse, Problem> {
@@ -189,7 +189,6 @@ pub async fn build(
         params.fault("version_tag", "must have 1 to 128 letters, digits, dots, dashes and underscores");
     }
     params.done()?;
-    let job_type = name(&request).to_owned();
     let wanted = app.builder.send(Build { origin: caller.origin, job_type, version_tag }).await??;
     match wanted {
         Wanted::Building(run) if sse::is_wanted(&request) => Ok(builds::follow_run(&app, run, 0)),
@@ -200,8 +199,4 @@ pub async fn build(
         }
         Wanted::There(built) => Ok(HttpResponse::Ok().json(builds::built(&built))),
     }
-}
-
-fn name(request: &HttpRequest) -> &str {
-    request.match_info().get("name").unwrap_or_default()
 }

@@ -27,6 +27,18 @@ impl FromRequest for Id {
     }
 }
 
+/// The `{name}` of a path.
+pub struct Named(pub String);
+
+impl FromRequest for Named {
+    type Error = actix_web::Error;
+    type Future = Ready<Result<Self, Self::Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self(request.match_info().get("name").unwrap_or_default().to_owned())))
+    }
+}
+
 /// Reads the one form that ids are written in, so that one execution has one address.
 fn execution_id(text: &str) -> Result<Uuid, Problem> {
     let refused = || {

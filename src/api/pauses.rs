@@ -1,6 +1,6 @@
 //! Holding job types back.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::app::App;
 use super::body::OptionalJsonBody;
 use super::caller::{Admin, Caller};
 use super::jobs::check_reason;
-use super::params::Params;
+use super::params::{Named, Params};
 use super::problem::Problem;
 use crate::actors::pauses::SetPause;
 use crate::store::Pause;
@@ -22,35 +22,34 @@ pub struct PauseBody {
 pub async fn pause(
     caller: Caller<Admin>,
     app: web::Data<App>,
-    request: HttpRequest,
+    name: Named,
     params: Params,
     body: OptionalJsonBody<PauseBody>,
 ) -> Result<HttpResponse, Problem> {
-    set(caller, app, request, params, body, true).await
+    set(caller, app, name, params, body, true).await
 }
 
 /// POST /job-types/{name}/resume
 pub async fn resume(
     caller: Caller<Admin>,
     app: web::Data<App>,
-    request: HttpRequest,
+    name: Named,
     params: Params,
     body: OptionalJsonBody<PauseBody>,
 ) -> Result<HttpResponse, Problem> {
-    set(caller, app, request, params, body, false).await
+    set(caller, app, name, params, body, false).await
 }
 
 async fn set(
     caller: Caller<Admin>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(job_type): Named,
     params: Params,
     OptionalJsonBody(PauseBody { reason }): OptionalJsonBody<PauseBody>,
     is_paused: bool,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
     check_reason(reason.as_deref())?;
-    let job_type = request.match_info().get("name").unwrap_or_default().to_owned();
     let pause = app.builder.send(SetPause { origin: caller.origin, job_type, is_paused, reason }).await??;
     Ok(HttpResponse::Ok().json(json!({
         "job_type": pause.job_type,

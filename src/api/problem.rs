@@ -16,7 +16,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::actors::submission::FieldFault;
-use crate::actors::{builder, intake};
+use crate::actors::{builder, refusal};
 use crate::store;
 
 /// Everything a request can fail of.
@@ -300,9 +300,9 @@ impl ResponseError for Problem {
     }
 }
 
-impl From<intake::Refusal> for Problem {
-    fn from(refusal: intake::Refusal) -> Self {
-        use intake::Refusal;
+impl From<refusal::Refusal> for Problem {
+    fn from(refusal: refusal::Refusal) -> Self {
+        use refusal::Refusal;
         let detail = refusal.to_string();
         match refusal {
             Refusal::Invalid { faults } => Self::invalid(faults),

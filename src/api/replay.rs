@@ -12,7 +12,8 @@ use super::caller::{Caller, Read, Submit};
 use super::divergence;
 use super::params::{Id, Params};
 use super::problem::{Kind, Problem};
-use crate::actors::intake::{How, Refusal, Repeat};
+use crate::actors::intake::{How, Repeat};
+use crate::actors::refusal::Refusal;
 use crate::actors::submission::Origin;
 use crate::domain::ExecutionRecord;
 

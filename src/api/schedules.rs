@@ -1,6 +1,6 @@
 //! Jobs at times: the tenant's schedules.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::app::App;
 use super::body::{JsonBody, OptionalJsonBody};
 use super::caller::{Caller, Read, Submit};
 use super::jobs::NoFields;
-use super::params::{Page, Params};
+use super::params::{Named, Page, Params};
 use super::problem::{Kind, Problem};
 use super::strict_json;
 use super::submit_body::SubmitBody;
@@ -106,12 +106,11 @@ pub async fn create(
 pub async fn change(
     caller: Caller<Submit>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(name): Named,
     params: Params,
     JsonBody(mut body): JsonBody<ScheduleBody>,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    let name = name(&request);
     if body.name.take().is_some_and(|given| given != name) {
         return Err(Problem::field("name", format!("must be {name:.64?}, as in the path: a schedule keeps its name")));
     }
@@ -135,11 +134,11 @@ pub async fn list(caller: Caller<Read>, app: web::Data<App>, mut params: Params)
 pub async fn get(
     caller: Caller<Read>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(name): Named,
     params: Params,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    let (tenant, name) = (caller.tenant.clone(), name(&request));
+    let tenant = caller.tenant.clone();
     let absent = Problem::new(Kind::NotFound, format!("schedule {name:.64?} does not exist"));
     let found = app.read(move |store| async move { store.schedule(&tenant, &name).await }).await?;
     Ok(HttpResponse::Ok().json(view(&app, &found.ok_or(absent)?).await?))
@@ -149,12 +148,12 @@ pub async fn get(
 pub async fn remove(
     caller: Caller<Submit>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(name): Named,
     params: Params,
     OptionalJsonBody(NoFields {}): OptionalJsonBody<NoFields>,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    let change = Change { origin: caller.origin, name: name(&request), action: Action::Remove };
+    let change = Change { origin: caller.origin, name, action: Action::Remove };
     let removed = app.schedules.send(change).await??;
     Ok(HttpResponse::Ok().json(json!({
         "status": "removed",
@@ -167,33 +166,28 @@ pub async fn remove(
 pub async fn pause(
     caller: Caller<Submit>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(name): Named,
     params: Params,
     OptionalJsonBody(NoFields {}): OptionalJsonBody<NoFields>,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    switch(caller, &app, &request, Action::Pause).await
+    switch(caller, &app, name, Action::Pause).await
 }
 
 /// POST /schedules/{name}/resume
 pub async fn resume(
     caller: Caller<Submit>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(name): Named,
     params: Params,
     OptionalJsonBody(NoFields {}): OptionalJsonBody<NoFields>,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    switch(caller, &app, &request, Action::Resume).await
+    switch(caller, &app, name, Action::Resume).await
 }
 
-async fn switch(
-    caller: Caller<Submit>,
-    app: &App,
-    request: &HttpRequest,
-    action: Action,
-) -> Result<HttpResponse, Problem> {
-    let change = Change { origin: caller.origin, name: name(request), action };
+async fn switch(caller: Caller<Submit>, app: &App, name: String, action: Action) -> Result<HttpResponse, Problem> {
+    let change = Change { origin: caller.origin, name, action };
     let changed = app.schedules.send(change).await??;
     Ok(HttpResponse::Ok().json(view(app, &changed).await?))
 }
@@ -257,8 +251,4 @@ const NAME: &str = "from 1 to 64 letters, digits, dots, dashes and underscores";
 fn is_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(is_plain) && !name.starts_with('.')
-}
-
-fn name(request: &HttpRequest) -> String {
-    request.match_info().get("name").unwrap_or_default().to_owned()
 }

@@ -1,6 +1,6 @@
 //! The tenant's secrets: set, named and removed, and never read.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use super::app::App;
 use super::body::{JsonBody, OptionalJsonBody};
 use super::caller::{Caller, Read, Submit};
 use super::jobs::NoFields;
-use super::params::Params;
+use super::params::{Named, Params};
 use super::problem::Problem;
 use crate::actors::vault::{List, Remove, Set};
 use crate::domain::SecretValue;
@@ -40,12 +40,12 @@ impl SetBody {
 pub async fn set(
     caller: Caller<Submit>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(name): Named,
     params: Params,
     JsonBody(body): JsonBody<SetBody>,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    let (name, value) = (name(&request), body.value()?);
+    let value = body.value()?;
     let set = app.vault.send(Set { origin: caller.origin, name, value }).await??;
     Ok(HttpResponse::Ok().json(json!({"status": "set", "name": set.name, "version": set.version})))
 }
@@ -72,15 +72,11 @@ pub async fn list(caller: Caller<Read>, app: web::Data<App>, params: Params) -> 
 pub async fn remove(
     caller: Caller<Submit>,
     app: web::Data<App>,
-    request: HttpRequest,
+    Named(name): Named,
     params: Params,
     OptionalJsonBody(NoFields {}): OptionalJsonBody<NoFields>,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
-    let removed = app.vault.send(Remove { origin: caller.origin, name: name(&request) }).await??;
+    let removed = app.vault.send(Remove { origin: caller.origin, name }).await??;
     Ok(HttpResponse::Ok().json(json!({"status": "removed", "name": removed.name, "version": removed.version})))
-}
-
-fn name(request: &HttpRequest) -> String {
-    request.match_info().get("name").unwrap_or_default().to_owned()
 }
