@@ -15,7 +15,8 @@ use uuid::Uuid;
 const MEMBER: &str = "private";
 const VERSION: &str = "v1.";
 
-const NONCE: usize = 24;
+/// So long that random ones never meet.
+pub(super) const NONCE_BYTES: usize = 24;
 
 /// Stands for a text that may not be absent.
 pub(super) const HIDDEN: &str = "(private)";
@@ -41,6 +42,10 @@ impl SecretKey {
     /// A new one, from the operating system's randomness.
     pub fn generate() -> Self {
         Self(rand::random())
+    }
+
+    pub(super) fn of(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 
     /// Reads what a key file holds: 32 bytes, or 64 hex digits.
@@ -70,15 +75,16 @@ impl SecretKey {
         XChaCha20Poly1305::new(&Key::from(self.0))
     }
 
-    fn encrypt(&self, message: &[u8], aad: &[u8]) -> Option<Vec<u8>> {
-        let nonce: [u8; NONCE] = rand::random();
+    /// A random nonce and the ciphertext after it. `None` for a message of gigabytes.
+    pub(super) fn encrypt(&self, message: &[u8], aad: &[u8]) -> Option<Vec<u8>> {
+        let nonce: [u8; NONCE_BYTES] = rand::random();
         let sealed = self.cipher().encrypt(&XNonce::from(nonce), Payload { msg: message, aad }).ok()?;
         Some([&nonce[..], &sealed].concat())
     }
 
-    fn decrypt(&self, bytes: &[u8], aad: &[u8]) -> Option<Vec<u8>> {
-        let (nonce, sealed) = bytes.split_at_checked(NONCE)?;
-        let nonce: [u8; NONCE] = nonce.try_into().ok()?;
+    pub(super) fn decrypt(&self, bytes: &[u8], aad: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, sealed) = bytes.split_at_checked(NONCE_BYTES)?;
+        let nonce: [u8; NONCE_BYTES] = nonce.try_into().ok()?;
         self.cipher().decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad }).ok()
     }
 }

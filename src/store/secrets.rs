@@ -5,7 +5,8 @@ use sqlx::FromRow;
 
 use super::database::Store;
 use super::error::Error;
-use super::vault_key::{KEY_ID_BYTES, NONCE_BYTES, Place, Sealed, VaultKey};
+use super::private::NONCE_BYTES;
+use super::vault_key::{KEY_ID_BYTES, Place, Sealed, VaultKey};
 use crate::domain::{SecretValue, SecretVersion};
 
 /// What is shown of a secret.

@@ -2,18 +2,16 @@
 
 use std::fmt;
 
-use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use sha2::{Digest as _, Sha256};
 
+use super::private::{NONCE_BYTES, SecretKey};
 use crate::domain::SecretValue;
 
-pub(super) const NONCE_BYTES: usize = 24;
 pub(super) const KEY_ID_BYTES: usize = 8;
 
 /// Seals and opens the values of secrets. Debugs as its id.
 pub struct VaultKey {
-    cipher: XChaCha20Poly1305,
+    key: SecretKey,
     id: [u8; KEY_ID_BYTES],
 }
 
@@ -63,32 +61,29 @@ impl VaultKey {
     pub fn read(text: &str) -> Result<Self, NotAVaultKey> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text.trim(), &mut bytes).map_err(|_| NotAVaultKey)?;
-        Ok(Self::of(&bytes))
+        Ok(Self::of(bytes))
     }
 
-    fn of(bytes: &[u8; 32]) -> Self {
+    fn of(bytes: [u8; 32]) -> Self {
         let hash = Sha256::new().chain_update(b"tako-vm key id\0").chain_update(bytes).finalize();
         let mut id = [0; KEY_ID_BYTES];
         id.copy_from_slice(&hash[..KEY_ID_BYTES]);
-        Self { cipher: XChaCha20Poly1305::new(bytes.into()), id }
+        Self { key: SecretKey::of(bytes), id }
     }
 
     /// `None` for a value of gigabytes, which no caller has.
     pub(super) fn seal(&self, place: Place<'_>, value: &SecretValue) -> Option<Sealed> {
-        // So long that random ones never meet.
-        let nonce: [u8; NONCE_BYTES] = rand::random();
-        let payload = Payload { msg: value.expose(), aad: &place.bytes() };
-        let ciphertext = self.cipher.encrypt(&XNonce::from(nonce), payload).ok()?;
-        Some(Sealed { key_id: self.id, nonce, ciphertext })
+        let sealed = self.key.encrypt(value.expose(), &place.bytes())?;
+        let (nonce, ciphertext) = sealed.split_first_chunk()?;
+        Some(Sealed { key_id: self.id, nonce: *nonce, ciphertext: ciphertext.to_vec() })
     }
 
     pub(super) fn open(&self, place: Place<'_>, sealed: &Sealed) -> Result<SecretValue, NotOpened> {
         if sealed.key_id != self.id {
             return Err(NotOpened::OtherKey);
         }
-        let payload = Payload { msg: &sealed.ciphertext, aad: &place.bytes() };
-        let value = self.cipher.decrypt(&XNonce::from(sealed.nonce), payload).map_err(|_| NotOpened::Altered)?;
-        Ok(SecretValue::new(value))
+        let bytes = [&sealed.nonce[..], &sealed.ciphertext].concat();
+        self.key.decrypt(&bytes, &place.bytes()).map(SecretValue::new).ok_or(NotOpened::Altered)
     }
 }
 
@@ -106,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_value_opens_with_its_key_in_its_place_and_nowhere_else() {
-        let key = VaultKey::of(&[7; 32]);
+        let key = VaultKey::of([7; 32]);
         let value = SecretValue::new(*b"hunter2hunter2");
         let sealed = key.seal(HERE, &value).unwrap();
         assert_eq!(key.open(HERE, &sealed), Ok(value));
@@ -116,7 +111,7 @@ mod tests {
         {
             assert_eq!(key.open(elsewhere, &sealed), Err(NotOpened::Altered), "{elsewhere:?}");
         }
-        assert_eq!(VaultKey::of(&[8; 32]).open(HERE, &sealed), Err(NotOpened::OtherKey));
+        assert_eq!(VaultKey::of([8; 32]).open(HERE, &sealed), Err(NotOpened::OtherKey));
         let mut altered = sealed.clone();
         altered.ciphertext[0] ^= 1;
         assert_eq!(key.open(HERE, &altered), Err(NotOpened::Altered));
