@@ -9,7 +9,7 @@ mod leftovers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tako_guest::protocol::ArtifactLimits;
@@ -24,6 +24,8 @@ use crate::world::Choice;
 
 const MIB: u64 = 1 << 20;
 
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// On the runtime that is tested.
 fn config() -> DockerConfig {
     let mut config = DockerConfig::default();
@@ -33,9 +35,20 @@ fn config() -> DockerConfig {
     config
 }
 
+/// A daemon that is busy with other tests may take longer to answer than a server has patience for.
+async fn connect(config: DockerConfig) -> DockerEngine {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match DockerEngine::connect(config.clone()).await {
+            Err(Error::Unavailable { .. }) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+            answer => return answer.expect("these tests need a Docker Engine"),
+        }
+    }
+}
+
 /// For whole servers.
 pub async fn choice() -> Choice {
-    let engine = Arc::new(DockerEngine::connect(config()).await.expect("these tests need a Docker Engine"));
+    let engine = Arc::new(connect(config()).await);
     Arc::new(move |_| Chosen::Docker(Arc::clone(&engine)))
 }
 
@@ -51,7 +64,7 @@ impl Bench {
     }
 
     async fn with(config: DockerConfig) -> Self {
-        let engine = DockerEngine::connect(config).await.expect("these tests need a Docker Engine");
+        let engine = connect(config).await;
         static IMAGE: OnceCell<Image> = OnceCell::const_new();
         let image =
             IMAGE.get_or_init(async || engine.resolve_image("tako-vm/executor:3.11").await.unwrap()).await.clone();
