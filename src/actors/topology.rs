@@ -366,20 +366,32 @@ async fn join(
     advert: store::Advert,
 ) -> Result<DateTime<Utc>, store::Error> {
     let place = store.objects().name().map(str::to_owned);
-    if let Some(place) = &place
-        && let Some((other, theirs)) = store.other_blob_place(place, config.leases.dead_after).await?
-    {
-        let reason = format!(
-            "node {other} puts them into {theirs}, and each must find those of the other; \
-             give blobs.store, blobs.folder and blobs.s3 the same values on all nodes (postgres always works)"
-        );
-        return Err(store::Error::ObjectPlace { place: place.clone(), reason });
+    if let Some(place) = &place {
+        agree_on_place(&store, place, config.leases.dead_after).await?;
     }
     store.put_claim_settings(&claim_settings(&config)).await?;
     store.register_node(node_id, slots, env!("CARGO_PKG_VERSION")).await?;
     store.describe_node(node_id, config.role.as_str(), place.as_deref()).await?;
     store.advertise(node_id, &advert).await?;
     store.heartbeat(node_id).await
+}
+
+/// Sees to it that no other node that lives puts large blobs elsewhere. One that died just now, as in the
+/// backup that a database was restored from, is not known to be dead yet, and is waited for.
+async fn agree_on_place(store: &store::Store, place: &str, dead_after: Duration) -> Result<(), store::Error> {
+    const BETWEEN: Duration = Duration::from_millis(250);
+    let began = Instant::now();
+    while let Some((other, theirs)) = store.other_blob_place(place, dead_after).await? {
+        if began.elapsed() > dead_after + BETWEEN * 2 {
+            let reason = format!(
+                "node {other} puts them into {theirs}, and each must find those of the other; \
+                 give blobs.store, blobs.folder and blobs.s3 the same values on all nodes (postgres always works)"
+            );
+            return Err(store::Error::ObjectPlace { place: place.to_owned(), reason });
+        }
+        tokio::time::sleep(BETWEEN).await;
+    }
+    Ok(())
 }
 
 /// Who is told of what other nodes say.
