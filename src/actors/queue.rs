@@ -16,6 +16,10 @@ use super::slot::{Abort, LoseLease, Offer, Release, Slot};
 use crate::engine::Engine;
 use crate::store::{self, Claim};
 
+/// Between a job's end and a look for another where there was none before: a client that waited for
+/// that end may submit its next job meanwhile, which wakes.
+const LULL: Duration = Duration::from_millis(10);
+
 /// Between two looks at an engine that is gone.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -93,6 +97,8 @@ pub struct Queue {
     /// A wake-up came while a claim was under way.
     woken: bool,
     draining: bool,
+    /// The last claim found fewer jobs than there were free slots.
+    was_short: bool,
     /// Nothing is claimed until the engine has answered: jobs would spend their attempts on it.
     doubted: bool,
     poll: Option<SpawnHandle>,
@@ -119,6 +125,7 @@ impl Queue {
             claiming: false,
             woken: false,
             draining: false,
+            was_short: false,
             doubted: false,
             poll: None,
         }
@@ -151,7 +158,8 @@ impl Queue {
     }
 
     fn offer(&mut self, claims: Vec<Claim>, wanted: usize, context: &mut Context<Self>) {
-        let more = self.woken || claims.len() == wanted;
+        self.was_short = claims.len() < wanted;
+        let more = self.woken || !self.was_short;
         for claim in claims {
             // Only the claim under way takes from `free`, so there is a slot for each job.
             let Some(number) = self.free.pop_first() else { break };
@@ -243,7 +251,12 @@ impl Handler<SlotFree> for Queue {
         if doubts_engine {
             self.doubt(context);
         }
-        self.claim(context);
+        // What waits then waits for a limit or a pause, or came meanwhile and has woken.
+        if self.was_short && !self.claiming {
+            self.poll_in(LULL, context);
+        } else {
+            self.claim(context);
+        }
     }
 }
 

@@ -416,7 +416,9 @@ fn listen(store: &store::Store, io: &runtime::Handle, ears: Ears) {
             if wake_up.build {
                 let _ = builder.try_send(RunErrands);
             }
-            if wake_up.queue {
+            // What this node appended, its appender has told already.
+            let is_news = wake_up.node != store.node();
+            if wake_up.queue && is_news {
                 let _ = queue.try_send(Wake);
             }
             if wake_up.cancel {
@@ -425,7 +427,7 @@ fn listen(store: &store::Store, io: &runtime::Handle, ears: Ears) {
             if wake_up.dependents {
                 let _ = dependents.try_send(dependents::Look);
             }
-            if wake_up.ended {
+            if wake_up.ended && is_news {
                 let awaited = waiters.awaited();
                 if awaited.is_empty() {
                     continue;

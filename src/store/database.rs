@@ -197,7 +197,8 @@ impl Store {
         self.pool.close().await;
     }
 
-    pub(super) fn node(&self) -> &str {
+    /// Who this node is in notifications.
+    pub fn node(&self) -> &str {
         &self.node
     }
 

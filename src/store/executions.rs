@@ -45,7 +45,12 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`]; [`Error::Corrupt`] for a record that does not read.
     pub async fn record(&self, execution_id: Uuid) -> Result<Option<Stored>, Error> {
-        Ok(self.records(&[execution_id]).await?.pop())
+        let events: Vec<_> = sqlx::query_as("SELECT * FROM stream_events($1)")
+            .bind(execution_id)
+            .fetch_all(self.pool())
+            .await
+            .map_err(Error::during("read a record"))?;
+        Ok(fold(&self.open_payloads(events).await?)?.pop())
     }
 
     /// The records of those executions that exist, newest first.

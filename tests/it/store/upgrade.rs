@@ -13,13 +13,16 @@ use tako_vm::store::{Error, Options, Store, migrate};
 use super::*;
 use crate::db;
 
-/// A database as the version before left it, and the newest migration's number.
-async fn before_the_last() -> (Options, PgPool, i64) {
+/// A database as it was before the newest migration that changes a table, and the numbers of that and the
+/// later ones. Those that only make functions anew wait for nobody.
+async fn before_the_last() -> (Options, PgPool, Vec<i64>) {
     let options = db::empty().await;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
     let all = Migrator::new(folder).await.unwrap();
-    let last = all.iter().map(|migration| migration.version).max().unwrap();
-    let older = all.iter().filter(|migration| migration.version < last).cloned().collect();
+    let changes = all.iter().filter(|migration| migration.sql.as_str().contains("ALTER TABLE"));
+    let first = changes.map(|migration| migration.version).max().unwrap();
+    let last = all.iter().map(|migration| migration.version).filter(|version| *version >= first).collect();
+    let older = all.iter().filter(|migration| migration.version < first).cloned().collect();
     let mut connection = PgConnection::connect(&options.url).await.unwrap();
     Migrator::with_migrations(older).run(&mut connection).await.unwrap();
     connection.close().await.unwrap();
@@ -27,15 +30,15 @@ async fn before_the_last() -> (Options, PgPool, i64) {
     (options, admin, last)
 }
 
-/// Says that the newest migration has been run, so that a store works on what was there before it, as a
+/// Says that migrations have been run, so that a store works on what was there before it, as a
 /// node of the version before does.
-async fn pretend(admin: &PgPool, last: i64, has_run: bool) {
+async fn pretend(admin: &PgPool, last: &[i64], has_run: bool) {
     let statement = match has_run {
         true => {
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-             VALUES ($1, 'pretended', true, '', 0)"
+             SELECT version, 'pretended', true, '', 0 FROM unnest($1) AS version"
         }
-        false => "DELETE FROM _sqlx_migrations WHERE version = $1",
+        false => "DELETE FROM _sqlx_migrations WHERE version = ANY ($1)",
     };
     sqlx::query(statement).bind(last).execute(admin).await.unwrap();
 }
@@ -64,7 +67,7 @@ async fn traffic(store: Store, node: Uuid, stop: Arc<AtomicBool>, done: Arc<Atom
 async fn old_nodes_work_on_while_a_new_one_migrates_even_behind_a_slow_reader() {
     let (options, admin, last) = before_the_last().await;
     assert!(matches!(Store::connect(&options).await, Err(Error::DatabaseOlder { .. })));
-    pretend(&admin, last, true).await;
+    pretend(&admin, &last, true).await;
     let store = Store::connect(&options).await.unwrap();
     let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
     let mut tasks = Vec::new();
@@ -76,7 +79,7 @@ async fn old_nodes_work_on_while_a_new_one_migrates_even_behind_a_slow_reader() 
     while done.load(Ordering::Relaxed) < 50 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    pretend(&admin, last, false).await;
+    pretend(&admin, &last, false).await;
     // A dump, or a long look at the log, holds a lock that the migration's has to wait for.
     let mut reader = admin.begin().await.unwrap();
     sqlx::query("LOCK TABLE events, queue, nodes, blobs IN ACCESS SHARE MODE").execute(&mut *reader).await.unwrap();
