@@ -137,6 +137,9 @@ async fn nothing_is_found_below_the_code_or_beside_it() {
         "# coding: nonsense\n",
         "class Loud:\n    def __del__(self): print('gone', self.name)\na = Loud(); a.name = 1\nb = [Loud()]; b[0].name = 2; b[0].list = b",
         "def g():\n    try: yield\n    finally: print('closed')\nkept = g(); next(kept)",
+        "import os\nclass Loud:\n    def __del__(self): print('gone', self.name)\nos.kept = Loud(); os.kept.name = 3",
+        "import gc\nprint('gc' in vars(), gc.isenabled(), gc.get_threshold(), gc.garbage)\nx = []; x.append(x); del x\nprint(gc.collect() > 0)",
+        "import sys, types\nm = sys.modules['__main__']\nprint(type(m) is types.ModuleType, m.__dict__ is globals(), list(globals()))",
         "file = open('/output/unclosed', 'w'); file.write('x')\nimport atexit\natexit.register(lambda: print(file.closed))",
     ] {
         assert_same(code.as_bytes()).await;
