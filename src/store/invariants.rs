@@ -3,6 +3,8 @@
 //! The log is gone through in parts of whole streams. Each part is read with all that is kept of
 //! its executions in one snapshot, so that nothing moves in between, and then forgotten.
 
+mod limits;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,8 @@ use futures::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, FromRow, Postgres, Transaction};
 use uuid::Uuid;
+
+use limits::{Attempts, Keyed};
 
 use super::append::{DeadLetterRow, RecordRow, StreamKind};
 use super::copy::{Copied, copy_events};
@@ -68,6 +72,7 @@ struct PartChecked {
     executions: u64,
     blobs: u64,
     violations: BTreeSet<Violation>,
+    keyed: Keyed,
 }
 
 impl PartChecked {
@@ -112,12 +117,13 @@ struct Told {
     execution_id: Uuid,
     folding: Folding,
     lease: Option<i64>,
+    attempts: Attempts,
     faults: Vec<String>,
 }
 
 impl Store {
     /// Checks of every execution that its events follow from each other with exactly one end, that
-    /// its leases grow, that its row, ending, dead letter and queue row are what the events say, and,
+    /// its leases grow, that no more jobs of a concurrency key were at work than it allows, that its row, ending, dead letter and queue row are what the events say, and,
     /// unless told otherwise, that the bytes they name are kept. Says after each part how many
     /// events it has seen. Takes no lock that an append or a reader waits for.
     ///
@@ -129,14 +135,18 @@ impl Store {
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Checked, Error> {
         let started = Instant::now();
-        let mut checked = Checked::default();
+        let (mut checked, mut keyed) = (Checked::default(), Keyed::default());
         let parts = self.parts(PART).map_ok(|part| self.check_part(part, with_blobs)).try_buffered(LANES);
         let mut parts = std::pin::pin!(parts);
         while let Some(part) = parts.try_next().await? {
+            let mut part = part;
+            keyed.append(std::mem::take(&mut part.keyed));
             checked.add(part);
             progress(checked.events);
         }
         checked.add(self.check_leases().await?);
+        let violations = keyed.exceeded().into_iter().collect();
+        checked.add(PartChecked { violations, ..PartChecked::default() });
         checked.took = started.elapsed();
         Ok(checked)
     }
@@ -166,6 +176,7 @@ impl Store {
                 compare(record, told.folding.dead_letter(), &kept).into_iter().for_each(|it| checked.report(id, it));
             }
             told.faults.into_iter().for_each(|fault| checked.report(id, fault));
+            checked.keyed.add(record, told.attempts);
             // What these need has been let go.
             if record.expired_at.is_some() || record.shredded_at.is_some() {
                 continue;
@@ -227,7 +238,13 @@ impl Store {
 
 impl Told {
     fn new(execution_id: Uuid) -> Self {
-        Self { execution_id, folding: Folding::default(), lease: None, faults: Vec::new() }
+        Self {
+            execution_id,
+            folding: Folding::default(),
+            lease: None,
+            attempts: Attempts::default(),
+            faults: Vec::new(),
+        }
     }
 
     /// All streams of a copy, with the number of their events.
@@ -254,7 +271,7 @@ impl Told {
             }
             if let Some(told) = all.last_mut().filter(|told| told.faults.is_empty()) {
                 let read = envelope(&event).map_err(|error| error.to_string());
-                if let Err(fault) = read.and_then(|envelope| told.hear(&envelope)) {
+                if let Err(fault) = read.and_then(|envelope| told.hear(event.position, &envelope)) {
                     told.faults.push(fault);
                 }
             }
@@ -263,9 +280,11 @@ impl Told {
         Ok((events, all))
     }
 
-    fn hear(&mut self, envelope: &crate::domain::Envelope) -> Result<(), String> {
+    fn hear(&mut self, position: i64, envelope: &crate::domain::Envelope) -> Result<(), String> {
         let kind = envelope.event.kind();
         let had_ended = self.folding.record.as_ref().is_some_and(ExecutionRecord::is_ended);
+        let at_work = |state: &JobState| matches!(state, JobState::Dequeued { .. } | JobState::Running { .. });
+        let was_at_work = self.folding.record.as_ref().is_some_and(|record| at_work(&record.state));
         if self.folding.evolve(envelope).is_err() {
             let after = if had_ended { ", and it has ended" } else { "" };
             return Err(format!(
@@ -274,6 +293,7 @@ impl Told {
                 kind.as_str()
             ));
         }
+        self.attempts.hear(position, &envelope.event, was_at_work);
         if let Event::JobDequeued(dequeued) = &envelope.event {
             let greatest = self.lease.replace(dequeued.lease);
             if greatest.is_some_and(|greatest| dequeued.lease <= greatest) {

@@ -1,7 +1,7 @@
 //! What must hold of every execution, and that the checker sees when it does not.
 
 use sqlx::AssertSqlSafe;
-use tako_vm::domain::{Claim, Command};
+use tako_vm::domain::{Claim, Command, ConcurrencyKey, Ending, JobSubmitted};
 use tako_vm::store::{Checked, DeadLetterChange, Stored};
 use uuid::Uuid;
 
@@ -136,6 +136,54 @@ async fn a_claim_that_the_log_knows_is_given_back_by_an_append_alone() {
     assert_eq!(claim.execution_id, queued.record.execution_id);
     assert!(db.store.release_claim(claim.execution_id, claim.lease).await.unwrap());
     assert_eq!(db.store.claims_of(node).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn more_jobs_of_a_key_at_work_than_it_allows_are_found_in_the_log() {
+    let db = db::fresh().await;
+    let node = Uuid::now_v7();
+    db.store.register_node(node, 4, "test").await.unwrap();
+    let keyed = |limit| {
+        let concurrency = Some(ConcurrencyKey { key: "account-7".to_owned(), limit });
+        JobSubmitted { concurrency, ..job("a", "default", None) }
+    };
+    let unchanged = || (QueueChange::None, DeadLetterChange::None);
+    let dequeue = async |stored: Stored| {
+        let id = stored.record.execution_id;
+        let claim = db.store.claim(node, 1).await.unwrap().remove(0);
+        assert_eq!(claim.execution_id, id);
+        let command = Command::Dequeue { claim: Claim { node_id: node, slot: 0, lease: claim.lease } };
+        carry_out(&db, id, Some(stored), vec![command], unchanged()).await
+    };
+    let finish = async |stored: Stored| {
+        let lease = stored.record.claim().unwrap().lease;
+        let ending = Box::new(Ending::Cancelled { by: String::new(), reason: None, observed: None });
+        let removed = (QueueChange::Remove, DeadLetterChange::None);
+        carry_out(&db, stored.record.execution_id, Some(stored), vec![Command::Finish { lease, ending }], removed).await
+    };
+    let set_limits = async |key: &str, size: &str| {
+        let set = format!("UPDATE queue SET limit_key = {key}, limit_size = {size}");
+        sqlx::query(AssertSqlSafe(set)).execute(&db.admin).await.unwrap();
+    };
+    let found = async || db.store.check_invariants(false, &|_| {}).await.unwrap().violations;
+
+    // One after the other is as it should be.
+    let before = dequeue(submit_job(&db, keyed(1)).await).await;
+    finish(before).await;
+    let first = dequeue(submit_job(&db, keyed(1)).await).await;
+    let second = submit_job(&db, keyed(1)).await;
+    assert!(db.store.claim(node, 1).await.unwrap().is_empty());
+    assert_eq!(found().await, []);
+    // Had the limit been overlooked:
+    set_limits("NULL", "NULL").await;
+    let second = dequeue(second).await.record.execution_id;
+    set_limits("'account-7'", "1").await;
+    assert_eq!(found().await, [], "the first may have ended, as far as the log says");
+    finish(first).await;
+    let violations = found().await;
+    assert_eq!(violations.len(), 1, "{violations:?}");
+    assert_eq!(violations[0].execution_id, second);
+    assert!(violations[0].what.contains("one of 2 jobs with the concurrency key \"account-7\""), "{violations:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
