@@ -22,8 +22,8 @@ use super::room::Room;
 use super::submission::{Origin, Submission};
 use crate::config::{Config, JobType};
 use crate::domain::{
-    Command, Delivery, DependenciesDeclared, Digest, HostRule, Idempotency, InputFile, JobLimits, JobSubmitted,
-    SecretUse, Status, canonical_json_digest,
+    Command, Delivery, DependenciesDeclared, Digest, HostRule, Idempotency, InputFile, JobSubmitted, SecretUse, Status,
+    canonical_json_digest,
 };
 use crate::store;
 
@@ -243,7 +243,7 @@ impl Doors {
             code: Digest::of(submission.code.as_bytes()),
             input: Digest::of(submission.input.text().as_bytes()),
             input_canonical: submission.input.canonical_digest(),
-            params: params_digest(&job_type.name, &limits, &submission),
+            params: submission.params_digest(&job_type.name, &limits),
             input_artifacts: files_digest(&given.files),
             files: given.files,
             requirements: submission.requirements,
@@ -359,15 +359,6 @@ fn unreachable(secrets: &[SecretUse], job_type: &JobType) -> Option<String> {
         }),
         Delivery::File | Delivery::Env => None,
     })
-}
-
-/// Of the canonical JSON of what else shapes the result.
-fn params_digest(job_type: &str, limits: &JobLimits, submission: &Submission) -> Digest {
-    let mut params = json!({"job_type": job_type, "limits": limits, "requirements": submission.requirements});
-    if !submission.secrets.is_empty() {
-        params["secrets"] = json!(submission.secrets);
-    }
-    canonical_json_digest(&params)
 }
 
 /// Of the canonical JSON of name → hash.

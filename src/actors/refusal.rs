@@ -54,9 +54,9 @@ pub enum Refusal {
     NoSecretKey,
     #[error("the queue holds {waiting} jobs, as many as it may; try again later")]
     QueueFull { waiting: u64, retry_after: Duration },
-    /// The database does not answer, or too much is under way.
-    #[error("the service is busy or its database does not answer; try again later")]
-    Unavailable { retry_after: Duration },
+    /// What the service stands on does not answer, or too much is under way.
+    #[error("{cause}; try again later")]
+    Unavailable { cause: &'static str, retry_after: Duration },
     /// A defect; the log has the details under the correlation id.
     #[error("internal error")]
     Internal,
@@ -64,7 +64,11 @@ pub enum Refusal {
 
 impl Refusal {
     pub(super) fn unavailable() -> Self {
-        Self::Unavailable { retry_after: Duration::from_secs(2) }
+        Self::without("the service is busy or its database does not answer")
+    }
+
+    fn without(cause: &'static str) -> Self {
+        Self::Unavailable { cause, retry_after: Duration::from_secs(2) }
     }
 
     pub(super) fn of(error: ledger::Error, execution_id: Uuid) -> Self {
@@ -101,11 +105,14 @@ impl Refusal {
 
 impl From<store::Error> for Refusal {
     fn from(error: store::Error) -> Self {
-        if error.is_transient() {
-            tracing::warn!(error = %error, "the database did not answer a client's wish");
-            return Self::unavailable();
+        if !error.is_transient() {
+            return Self::internal(&error);
         }
-        Self::internal(&error)
+        tracing::warn!(error = %error, "a client's wish could not be stored for now");
+        match error.is_of_objects() {
+            true => Self::without("large blobs cannot be stored for now"),
+            false => Self::unavailable(),
+        }
     }
 }
 

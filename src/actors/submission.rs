@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::domain::{
-    AfterPolicy, ConcurrencyKey, Delivery, Digest, FileSource, HeaderUse, JsonObject, MAX_AFTER, MAX_SECRETS,
-    Requirement, SecretUse, canonical_json_digest, secret_name_fault,
+    AfterPolicy, ConcurrencyKey, Delivery, Digest, FileSource, HeaderUse, JobLimits, JsonObject, MAX_AFTER,
+    MAX_SECRETS, Requirement, SecretUse, canonical_json_digest, secret_name_fault,
 };
 
 /// Of a submission that names none.
@@ -85,6 +85,15 @@ pub struct Submission {
 const MAX_CONCURRENCY: u32 = 100_000;
 
 impl Submission {
+    /// Of the canonical JSON of what shapes the result beside code and input.
+    pub(super) fn params_digest(&self, job_type: &str, limits: &JobLimits) -> Digest {
+        let mut params = json!({"job_type": job_type, "limits": limits, "requirements": self.requirements});
+        if !self.secrets.is_empty() {
+            params["secrets"] = json!(self.secrets);
+        }
+        canonical_json_digest(&params)
+    }
+
     /// A job of the default type with nothing but code.
     pub fn of_code(code: impl Into<String>) -> Self {
         Self {

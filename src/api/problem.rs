@@ -325,7 +325,7 @@ impl From<refusal::Refusal> for Problem {
                 Self::new(Kind::ScheduleConflict, detail)
             }
             Refusal::InProgress { .. } => Self::new(Kind::Conflict, detail),
-            Refusal::QueueFull { retry_after, .. } | Refusal::Unavailable { retry_after } => {
+            Refusal::QueueFull { retry_after, .. } | Refusal::Unavailable { retry_after, .. } => {
                 Self::new(Kind::Unavailable, detail).retry_after(retry_after)
             }
             Refusal::Internal => Self::internal(),

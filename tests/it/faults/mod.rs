@@ -2,6 +2,7 @@
 
 mod clock;
 mod crash;
+mod disk;
 mod hung;
 mod life;
 mod mute;
@@ -9,6 +10,7 @@ mod postgres;
 mod restore;
 mod server;
 mod stories;
+mod tmpfs;
 
 use std::process::Command;
 

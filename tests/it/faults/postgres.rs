@@ -1,7 +1,7 @@
 //! The database stops, dies and has no connection left while jobs come, and the server goes on by itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -22,11 +22,25 @@ blobs: {store: postgres}
 rate_limit: {requests_per_minute: 0}
 ";
 
-/// Submits until told to stop, each job until it is taken: how many were taken, and how often "later" was said.
-async fn submit(client: usize, url: String, over: Arc<AtomicBool>) -> (usize, usize) {
+/// What clients do and are told meanwhile.
+#[derive(Default)]
+pub struct Load {
+    is_over: AtomicBool,
+    /// How often "later" was said.
+    later: AtomicUsize,
+}
+
+impl Load {
+    pub fn later(&self) -> usize {
+        self.later.load(Ordering::Relaxed)
+    }
+}
+
+/// Submits until the load is over, each job until it is taken: how many were taken.
+async fn submit(client: usize, url: String, load: Arc<Load>) -> usize {
     let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-    let (mut taken, mut later) = (0, 0);
-    while !over.load(Ordering::Relaxed) {
+    let mut taken = 0;
+    while !load.is_over.load(Ordering::Relaxed) {
         let body = json!({"code": "print('done')", "idempotency_key": format!("load-{client}-{taken}")});
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -38,14 +52,14 @@ async fn submit(client: usize, url: String, over: Arc<AtomicBool>) -> (usize, us
                 break;
             }
             assert!(status == 503 && wait.is_some(), "{status} {wait:?} {text}");
-            later += 1;
+            load.later.fetch_add(1, Ordering::Relaxed);
             assert!(Instant::now() < deadline, "never again: {text}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         taken += 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    (taken, later)
+    taken
 }
 
 /// Waits for every job and demands that none was lost or made twice.
@@ -61,31 +75,29 @@ async fn demand_all(mut life: Life, taken: usize) {
 }
 
 /// Under load, with the fault in its middle.
-async fn endure(settings: &[&str], fault: impl AsyncFnOnce(&Postgres)) {
-    let postgres = Postgres::start(settings);
+pub async fn endure(postgres: Postgres, fault: impl AsyncFnOnce(&Postgres, &Load)) {
     let mut life = Life::new(postgres.db().await, SETTINGS);
     life.node.start();
-    let (url, over) = (life.node.url().await, Arc::new(AtomicBool::new(false)));
-    let clients: Vec<_> = (0..3).map(|it| tokio::spawn(submit(it, url.clone(), Arc::clone(&over)))).collect();
+    let (url, load) = (life.node.url().await, Arc::<Load>::default());
+    let clients: Vec<_> = (0..3).map(|it| tokio::spawn(submit(it, url.clone(), Arc::clone(&load)))).collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    fault(&postgres).await;
+    fault(&postgres, &load).await;
     // Until it takes jobs again, and a little more.
-    life.post("/jobs", json!({"code": "print(1)"})).await.unwrap();
+    life.job("after", json!({"code": "print(1)"})).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    over.store(true, Ordering::Relaxed);
-    let (mut taken, mut later) = (1, 0);
+    load.is_over.store(true, Ordering::Relaxed);
+    let mut taken = 1;
     for client in clients {
-        let told = client.await.unwrap();
-        (taken, later) = (taken + told.0, later + told.1);
+        taken += client.await.unwrap();
     }
-    println!("{taken} jobs were taken, {later} times \"later\" was said");
-    assert!(later > 0, "no client noticed");
+    println!("{taken} jobs were taken, {} times \"later\" was said", load.later());
+    assert!(load.later() > 0, "no client noticed");
     demand_all(life, taken).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_stopped_and_started_loses_nothing() {
-    endure(&[], async |postgres| {
+    endure(Postgres::start(&[]), async |postgres, _| {
         for mode in ["fast", "immediate"] {
             assert!(postgres.stop(mode));
             tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -102,7 +114,7 @@ async fn a_database_that_is_stopped_and_started_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_killed_loses_nothing() {
-    endure(&[], async |postgres| {
+    endure(Postgres::start(&[]), async |postgres, _| {
         postgres.kill();
         tokio::time::sleep(Duration::from_millis(1000)).await;
         postgres.run();
@@ -112,7 +124,7 @@ async fn a_database_that_is_killed_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_without_connections_loses_nothing() {
-    endure(&["max_connections=24"], async |postgres| {
+    endure(Postgres::start(&["max_connections=24"]), async |postgres, _| {
         let taken = postgres.use_up().await;
         tokio::time::sleep(Duration::from_millis(1000)).await;
         drop(taken);

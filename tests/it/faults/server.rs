@@ -22,11 +22,17 @@ pub struct Postgres {
 impl Postgres {
     pub fn start(settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("tako-pg-").tempdir().unwrap().keep();
+        Self::start_in(folder, &[], settings)
+    }
+
+    /// The same in a folder that goes with it, and with more arguments for `initdb`.
+    pub fn start_in(folder: PathBuf, arguments: &[&str], settings: &[&str]) -> Self {
         if is_root() {
             assert!(Command::new("chown").arg("postgres").arg(&folder).status().unwrap().success());
         }
         let mut initdb = as_owner(&db::server_binaries().join("initdb"));
         initdb.arg("-D").arg(folder.join("data")).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]);
+        initdb.args(arguments);
         let made = initdb.output().unwrap();
         assert!(made.status.success(), "{made:?}");
         let settings: String = settings.iter().map(|setting| format!(" -c {setting}")).collect();
@@ -61,6 +67,16 @@ impl Postgres {
         }
     }
 
+    /// Whether it runs, however well.
+    pub fn is_running(&self) -> bool {
+        self.ctl(&["status"])
+    }
+
+    /// What it says.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
     pub fn stop(&self, mode: &str) -> bool {
         self.ctl(&["-m", mode, "-t", "2", "-w", "stop"])
     }
@@ -74,7 +90,7 @@ impl Postgres {
         assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("postgres://postgres@localhost/postgres?host={}", self.folder.display())
     }
 
