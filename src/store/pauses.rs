@@ -8,6 +8,8 @@ use uuid::Uuid;
 use super::append::{Append, Outcome};
 use super::database::Store;
 use super::error::Error;
+use crate::crash_point::{self, Moment};
+use crate::domain::EventKind;
 
 /// All job types.
 pub const EVERY_JOB_TYPE: &str = "*";
@@ -63,6 +65,8 @@ impl Store {
         .execute(&mut *transaction)
         .await
         .map_err(&run)?;
+        let kind = if pause.is_paused { EventKind::JobTypePaused } else { EventKind::JobTypeResumed };
+        crash_point::reach("append", kind.as_str(), Moment::Before);
         let is_first = changed.rows_affected() == 1;
         if !is_first || !matches!(self.append_within(&mut transaction, event).await?, Outcome::Appended(_)) {
             transaction.rollback().await.map_err(run)?;
@@ -74,6 +78,7 @@ impl Store {
             .await
             .map_err(&run)?;
         transaction.commit().await.map_err(run)?;
+        crash_point::reach("append", kind.as_str(), Moment::After);
         Ok(true)
     }
 }

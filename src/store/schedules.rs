@@ -8,6 +8,7 @@ use super::batch::{self, Prepared};
 use super::codec::new_events;
 use super::database::Store;
 use super::error::Error;
+use crate::crash_point::{self, Moment};
 use crate::domain::{Digest, Envelope, Schedule};
 
 const APPEND: &str = "append to a schedule";
@@ -84,12 +85,15 @@ impl Store {
             transaction.rollback().await.map_err(&run)?;
             return Ok(None);
         }
+        let kind = envelope.event.kind().as_str();
+        crash_point::reach("append", kind, Moment::Before);
         let rows = batch::statement(self.node(), &item)?.fetch_all(&mut *transaction).await.map_err(&run)?;
         if rows.first().map(|row| row.1) != Some(0) {
             transaction.rollback().await.map_err(&run)?;
             return Ok(None);
         }
         transaction.commit().await.map_err(&run)?;
+        crash_point::reach("append", kind, Moment::After);
         Ok(Some(item[0].head_hash()))
     }
 

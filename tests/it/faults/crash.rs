@@ -35,6 +35,7 @@ const SAMPLE: &[&str] = &[
     "append:ExecutionStarted:before",
     "append:ExecutionSucceeded:before",
     "append:ExecutionSucceeded:after",
+    "append:DependenciesMet:before",
     "append:LeaseExpired:after",
     "engine:start:after",
     "engine:run:after",

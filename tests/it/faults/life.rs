@@ -108,6 +108,12 @@ impl Life {
         sqlx::query_scalar("SELECT count(*) FROM queue").fetch_one(&self.db.admin).await.unwrap()
     }
 
+    /// How often an event is in an execution's stream.
+    pub async fn count_of(&self, id: Uuid, event: &str) -> i64 {
+        let count = "SELECT count(*) FROM events WHERE stream_id = $1 AND event_type = $2";
+        sqlx::query_scalar(count).bind(id).bind(event).fetch_one(&self.db.admin).await.unwrap()
+    }
+
     /// How often an event is in the log.
     pub async fn count(&self, event: &str) -> i64 {
         let count = "SELECT count(*) FROM events WHERE event_type = $1";

@@ -16,6 +16,9 @@ use crate::past::{Past, age};
 pub enum Story {
     Starts,
     Works,
+    Follows,
+    IsScheduled,
+    IsPaused,
     Fails,
     TimesOut,
     Hoards,
@@ -41,6 +44,9 @@ impl Story {
     pub fn of(step: &str) -> Self {
         match step {
             "append:NodeStarted" | "engine:list" => Self::Starts,
+            "append:DependenciesDeclared" | "append:DependenciesMet" => Self::Follows,
+            "append:JobTypePaused" | "append:JobTypeResumed" => Self::IsPaused,
+            step if step.starts_with("append:Schedule") || step == "append:JobScheduled" => Self::IsScheduled,
             "append:ExecutionFailed" => Self::Fails,
             "append:ExecutionTimedOut" => Self::TimesOut,
             "append:ExecutionOutOfMemory" => Self::Hoards,
@@ -130,6 +136,14 @@ impl Story {
             Self::Starts | Self::FindsOrphans => life.get("/livez").await.map(drop),
             Self::IsReady => life.get("/readyz").await.map(drop),
             Self::Works => expect(life, "works", json!({"code": WORKS}), "succeeded").await,
+            Self::Follows => follow(life).await,
+            Self::IsScheduled => schedule(life).await,
+            Self::IsPaused => {
+                for change in ["pause", "resume"] {
+                    life.post(&format!("/job-types/default/{change}"), json!({})).await?;
+                }
+                expect(life, "resumed", json!({"code": WORKS}), "succeeded").await
+            }
             Self::Fails => expect(life, "fails", json!({"code": "raise SystemExit(3)"}), "failed").await,
             Self::TimesOut => {
                 let body = json!({"code": "import time; time.sleep(60)", "timeout": 1});
@@ -229,6 +243,46 @@ async fn expect(life: &mut Life, key: &str, body: Value, status: &str) -> Result
     let record = life.ended(id).await?;
     assert_eq!(record["status"], status, "{record:#}");
     Ok(())
+}
+
+/// Two jobs wait for the end of a third, and each runs once.
+async fn follow(life: &mut Life) -> Result<(), Dead> {
+    let first = life.job("first", json!({"code": SLEEPS_ONCE})).await?;
+    let mut followers = Vec::new();
+    for number in 0..2 {
+        let body = json!({"code": format!("print({number})"), "after": [first]});
+        followers.push(life.job(&format!("follower-{number}"), body).await?);
+    }
+    for id in followers {
+        let record = life.ended(id).await?;
+        assert_eq!((&record["status"], &record["attempt"]), (&json!("succeeded"), &json!(1)), "{record:#}");
+        for event in ["DependenciesMet", "ExecutionStarted", "ExecutionSucceeded"] {
+            assert_eq!(life.count_of(id, event).await, 1, "{event}");
+        }
+    }
+    Ok(())
+}
+
+/// A schedule whose job takes longer than it lasts to the next; it is paused, changed and removed.
+async fn schedule(life: &mut Life) -> Result<(), Dead> {
+    let mut body = json!({"name": "tick", "cron": "* * * * * *", "job": {"code": "import time; time.sleep(2.5)"}});
+    let (status, answer) = life.ask(Method::POST, "/schedules", &body).await?;
+    assert!(matches!(status, 201 | 409), "{answer}");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while life.count("ScheduleFired").await == 0 || life.count("ScheduleSkipped").await == 0 {
+        life.get("/livez").await?;
+        assert!(Instant::now() < deadline, "{}", life.node.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for change in ["pause", "resume"] {
+        life.post(&format!("/schedules/tick/{change}"), json!({})).await?;
+    }
+    body["cron"] = json!("0 0 0 1 1 *");
+    let (status, answer) = life.ask(Method::PUT, "/schedules/tick", &body).await?;
+    assert_eq!(status, 200, "{answer}");
+    let (status, answer) = life.ask(Method::DELETE, "/schedules/tick", &Value::Null).await?;
+    assert!(matches!(status, 200 | 404), "{answer}");
+    life.settled().await
 }
 
 async fn cancel(life: &mut Life) -> Result<(), Dead> {
