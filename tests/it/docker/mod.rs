@@ -46,9 +46,14 @@ async fn connect(config: DockerConfig) -> DockerEngine {
     }
 }
 
+/// On the host's own daemon.
+pub async fn engine() -> DockerEngine {
+    connect(config()).await
+}
+
 /// For whole servers.
 pub async fn choice() -> Choice {
-    let engine = Arc::new(connect(config()).await);
+    let engine = Arc::new(engine().await);
     Arc::new(move |_| Chosen::Docker(Arc::clone(&engine)))
 }
 

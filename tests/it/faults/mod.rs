@@ -3,6 +3,8 @@
 mod clock;
 mod crash;
 mod disk;
+mod docker;
+mod dockerd;
 mod hung;
 mod life;
 mod mute;
