@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::ledger;
 use super::queue::{Queue, Wake};
 use super::waiters::Waiters;
+use super::writes::Writes;
 use crate::store::{self, Outcome, QueueChange};
 
 /// Items of one statement, unless more came together.
@@ -46,6 +47,7 @@ pub struct Appender {
     store: store::Store,
     io: runtime::Handle,
     waiters: Arc<Waiters>,
+    writes: Arc<Writes>,
     queue: Option<Addr<Queue>>,
     waiting: VecDeque<Waiting>,
     /// Items in `waiting`.
@@ -60,11 +62,12 @@ struct Waiting {
 }
 
 impl Appender {
-    pub fn new(store: store::Store, io: runtime::Handle, waiters: Arc<Waiters>) -> Self {
+    pub fn new(store: store::Store, io: runtime::Handle, waiters: Arc<Waiters>, writes: Arc<Writes>) -> Self {
         Self {
             store,
             io,
             waiters,
+            writes,
             queue: None,
             waiting: VecDeque::new(),
             items: 0,
@@ -114,6 +117,10 @@ impl Appender {
         results: Vec<Result<Outcome, store::Error>>,
     ) {
         let mut enqueued = false;
+        // The items of one statement meet the same disk: one that was taken says that there is room.
+        if let Some(outcome) = results.iter().max_by_key(|result| result.is_ok()) {
+            self.writes.append(outcome.as_ref());
+        }
         let mut results = results.into_iter();
         for (group, answer) in told {
             let mut answers = Vec::with_capacity(group.len());

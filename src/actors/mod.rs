@@ -56,3 +56,4 @@ mod told_warm;
 pub mod topology;
 pub mod vault;
 pub mod waiters;
+pub mod writes;

@@ -14,6 +14,7 @@ use super::fleet::Fleet;
 use super::ledger::{self, Enclosed, Ledger, Patience};
 use super::queue::{HeldLeases, Queue};
 use super::slot::LoseLease;
+use super::writes::Writes;
 use crate::clock::FollowingClock;
 use crate::domain::Command;
 use crate::engine::pool::Pool;
@@ -43,6 +44,8 @@ pub struct Round {
     pub queue: Addr<Queue>,
     pub builds: Arc<Builds>,
     pub fleet: Arc<Fleet>,
+    /// Told whether heartbeats are taken.
+    pub writes: Arc<Writes>,
     /// Set to the database's time with each heartbeat.
     pub clock: Arc<FollowingClock>,
     /// Without a heartbeat for so long, a node is taken for dead.
@@ -77,7 +80,13 @@ impl Reaper {
 impl Round {
     /// One look; answers with the leases of this node that no slot seems to hold.
     async fn beat(&self, suspects: HashSet<i64>) -> Result<HashSet<i64>, ledger::Error> {
-        let behind = self.clock.follow(self.store.heartbeat(self.node_id).await?);
+        let beaten = self.store.heartbeat(self.node_id).await;
+        self.writes.heartbeat(beaten.as_ref());
+        let behind = self.clock.follow(beaten?);
+        // A heartbeat needs no room. A node that is not ready is given no jobs to append, so it has to try.
+        if self.writes.doubts_appends() {
+            self.writes.append(self.store.try_to_grow().await.as_ref());
+        }
         if behind.abs() > TOLERATED {
             tracing::warn!(
                 behind_ms = behind.num_milliseconds(),

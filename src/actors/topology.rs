@@ -32,6 +32,7 @@ use super::sealer::{self, SealAll, Sealer};
 use super::slot::Slot;
 use super::vault::Vault;
 use super::waiters::Waiters;
+use super::writes::Writes;
 use crate::clock::{Clock, FollowingClock};
 use crate::config::Config;
 use crate::domain::{GpuDevices, GpuRequest, GpuVendor, NodeDraining, NodeStarted, NodeStopped};
@@ -80,6 +81,8 @@ pub struct Node {
     pub live_output: Arc<LiveOutput>,
     /// How many nodes there are, as of the last heartbeat.
     pub fleet: Arc<Fleet>,
+    /// Whether the database takes writes.
+    pub writes: Arc<Writes>,
     pub job_types: Arc<JobTypes>,
     pub pool: Arc<Pool>,
     broadcasting: tokio::task::AbortHandle,
@@ -110,13 +113,14 @@ impl Node {
         let waiters = Arc::<Waiters>::default();
         let live_output = Arc::<LiveOutput>::default();
         let fleet = Arc::<Fleet>::default();
+        let writes = Arc::<Writes>::default();
         let job_types = {
             let opened = JobTypes::open(Arc::clone(&config), store.clone(), Arc::clone(pool.engine()));
             Arc::new(run(&io, opened).await?)
         };
         let tasks = TaskTracker::new();
 
-        let appender = Appender::new(store.clone(), io.clone(), Arc::clone(&waiters)).start();
+        let appender = Appender::new(store.clone(), io.clone(), Arc::clone(&waiters), Arc::clone(&writes)).start();
         let ledger =
             |part: &str| Ledger::new(appender.clone(), store.clone(), Arc::clone(&clock), &format!("{part}@{node_id}"));
         let journal = Journal::new(node_id, appender.clone(), Arc::clone(&clock));
@@ -193,6 +197,7 @@ impl Node {
             queue: queue.clone(),
             builds: Arc::clone(&builds),
             fleet: Arc::clone(&fleet),
+            writes: Arc::clone(&writes),
         };
         let reaper = Reaper::new(round, config.leases.heartbeat, io.clone()).start();
         let round = sealer::Round {
@@ -256,6 +261,7 @@ impl Node {
             waiters,
             live_output,
             fleet,
+            writes,
             job_types,
             pool,
             broadcasting: broadcasting.abort_handle(),

@@ -27,6 +27,7 @@ use crate::actors::schedules::Schedules;
 use crate::actors::submission::Origin;
 use crate::actors::vault::Vault;
 use crate::actors::waiters::Waiters;
+use crate::actors::writes::Writes;
 use crate::config::Config;
 use crate::domain::{Digest, ExecutionRecord};
 use crate::store::{self, Store};
@@ -50,6 +51,8 @@ pub struct App {
     pub live_output: Arc<LiveOutput>,
     /// How many nodes there are.
     pub fleet: Arc<Fleet>,
+    /// Whether the database takes writes, as of this node's last ones.
+    pub writes: Arc<Writes>,
     pub job_types: Arc<JobTypes>,
     pub health: Arc<dyn health::Probe>,
     /// Where the log is verified, one request at a time.

@@ -54,13 +54,15 @@ pub async fn health(app: web::Data<App>, params: Params) -> Result<HttpResponse,
     let blobs = app.objects_health().await?;
     let role = app.config.role;
     let engine_is_well = sight.engine_available || !role.works();
-    let is_well = database_available && engine_is_well && blobs.is_available;
+    let database_writable = database_available && app.writes.refusal().is_none();
+    let is_well = database_writable && engine_is_well && blobs.is_available;
     let status = if is_well { "healthy" } else { "degraded" };
     Ok(HttpResponse::Ok().json(json!({
         "status": status,
         "role": role,
         "nodes": {"answering": app.fleet.answering(), "working": app.fleet.working()},
         "database_available": database_available,
+        "database_writable": database_writable,
         "blobs": {"store": blobs.kind, "available": blobs.is_available, "circuit_open": blobs.is_open},
         "engine": sight.engine,
         "engine_available": sight.engine_available,
@@ -85,6 +87,9 @@ pub async fn readyz(app: web::Data<App>) -> Result<HttpResponse, Problem> {
     let figures = pool::figures(&app).await?;
     if figures.draining {
         return Err(Problem::unavailable("the server is stopping"));
+    }
+    if let Some(cause) = app.writes.refusal() {
+        return Err(Problem::unavailable(format!("the database takes no writes: {cause}")));
     }
     if !app.objects_health().await?.is_available {
         return Err(Problem::unavailable("the object store does not answer"));

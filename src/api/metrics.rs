@@ -45,6 +45,11 @@ pub async fn metrics(
         "1 while the engine starts sandboxes.",
         f64::from(u8::from(sight.engine_available)),
     );
+    text.gauge(
+        "tako_vm_database_writable",
+        "1 while the database takes this node's writes.",
+        f64::from(u8::from(app.writes.refusal().is_none())),
+    );
     let blobs = app.objects_health().await?;
     text.gauge(
         "tako_vm_blob_store_available",

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
+use uuid::Uuid;
 
 use super::error::Error;
 use super::objects::Objects;
 use super::payload_keys::Privacy;
 use super::row_functions;
+use crate::domain::Digest;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -178,6 +180,25 @@ impl Store {
     /// [`Error::Unavailable`] when it does not, within the pool's acquire timeout.
     pub async fn ping(&self) -> Result<(), Error> {
         sqlx::query("SELECT 1").execute(&self.pool).await.map(drop).map_err(Error::during("ping"))
+    }
+
+    /// Whether there is room for more: keeps some pages, and forgets them.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn try_to_grow(&self) -> Result<(), Error> {
+        let run = Error::during("try to grow");
+        // Bytes that do not compress, and that no page in use has room for.
+        let bytes: Vec<u8> = (0..8192).flat_map(|_| Uuid::new_v4().into_bytes()).collect();
+        let mut transaction = self.pool.begin().await.map_err(&run)?;
+        sqlx::query("INSERT INTO blobs (hash, size, bytes) VALUES ($1, $2, $3)")
+            .bind(*Digest::of(&bytes).as_bytes())
+            .bind(i64::try_from(bytes.len()).unwrap_or(i64::MAX))
+            .bind(&bytes)
+            .execute(&mut *transaction)
+            .await
+            .map_err(&run)?;
+        transaction.rollback().await.map_err(&run)
     }
 
     /// What tells this event log from every other: the database cluster's own identifier and

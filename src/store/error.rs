@@ -80,6 +80,17 @@ impl Error {
         matches!(self, Self::Objects { .. } | Self::ObjectPlace { .. })
     }
 
+    /// Why the database takes no writes for now, where the error says that it takes none.
+    pub fn write_refusal(&self) -> Option<&'static str> {
+        let Self::Unavailable { source, .. } = self else { return None };
+        match source.as_database_error()?.code()?.as_ref() {
+            "25006" => Some("it is read-only"),
+            "53100" => Some("its disk is full"),
+            "58030" => Some("its disk fails"),
+            _ => None,
+        }
+    }
+
     /// The database's own words, where it had any.
     pub fn database_message(&self) -> Option<&str> {
         match self {

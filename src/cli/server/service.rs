@@ -112,6 +112,7 @@ impl Service {
             waiters: Arc::clone(&node.waiters),
             live_output: Arc::clone(&node.live_output),
             fleet: Arc::clone(&node.fleet),
+            writes: Arc::clone(&node.writes),
             job_types: Arc::clone(&node.job_types),
             health: Arc::new(CachedProbe::new(chosen, pool, io)),
             audit: Arc::new(api::audit::Desk::new(trust)),

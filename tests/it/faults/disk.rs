@@ -9,6 +9,7 @@ use tako_vm::store::{ObjectOptions, ObjectPlace, Objects};
 
 use super::life::Life;
 use super::postgres::{Load, SETTINGS, endure};
+use super::read_only::readiness;
 use super::server::Postgres;
 use super::tmpfs::Tmpfs;
 use super::{demand_invariants, is_root, stop};
@@ -35,9 +36,49 @@ async fn a_database_without_room_for_its_tables_loses_nothing() {
     endure(postgres, async |postgres, load| {
         keep_full(&disk, load, 30).await;
         assert!(postgres.log().contains("could not extend file"), "{}", postgres.log());
+        let problem = readiness(&load.url, 503).await;
+        assert_eq!(problem["detail"], "the database takes no writes: its disk is full", "{problem}");
         disk.make_room();
+        readiness(&load.url, 200).await;
     })
     .await;
+}
+
+/// Heartbeats go on without room, and a node that is not ready is sent nothing to append.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_sent_nothing_finds_by_itself_that_there_is_room_again() {
+    if !is_root() {
+        eprintln!(
+            "skipped: a_node_that_is_sent_nothing_finds_by_itself_that_there_is_room_again: only root can mount a disk"
+        );
+        return;
+    }
+    let disk = Tmpfs::mount(192);
+    let postgres = Postgres::start_in(disk.folder("pg"), &[], &[]);
+    let mut life = Life::new(postgres.db().await, SETTINGS);
+    life.node.start();
+    let url = life.node.url().await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        disk.fill();
+        let job = json!({"code": comment(2_000)});
+        let answer = reqwest::Client::new().post(format!("{url}/jobs")).json(&job).send().await.unwrap();
+        if answer.status() == 503 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "there is always room");
+    }
+    readiness(&url, 503).await;
+    // For as long as several heartbeats take.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < deadline {
+        readiness(&url, 503).await;
+    }
+    disk.make_room();
+    readiness(&url, 200).await;
+    life.settled().await.unwrap();
+    stop(&mut life.node).await;
+    demand_invariants(&life.db.options.url, true);
 }
 
 #[tokio::test(flavor = "multi_thread")]

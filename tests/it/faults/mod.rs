@@ -9,6 +9,7 @@ mod hung;
 mod life;
 mod mute;
 mod postgres;
+mod read_only;
 mod restore;
 mod server;
 mod stories;

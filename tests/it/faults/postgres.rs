@@ -25,6 +25,7 @@ rate_limit: {requests_per_minute: 0}
 /// What clients do and are told meanwhile.
 #[derive(Default)]
 pub struct Load {
+    pub url: String,
     is_over: AtomicBool,
     /// How often "later" was said.
     later: AtomicUsize,
@@ -37,14 +38,14 @@ impl Load {
 }
 
 /// Submits until the load is over, each job until it is taken: how many were taken.
-async fn submit(client: usize, url: String, load: Arc<Load>) -> usize {
+async fn submit(client: usize, load: Arc<Load>) -> usize {
     let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
     let mut taken = 0;
     while !load.is_over.load(Ordering::Relaxed) {
         let body = json!({"code": "print('done')", "idempotency_key": format!("load-{client}-{taken}")});
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let answer = http.post(format!("{url}/jobs")).json(&body).send().await.expect("a server answers");
+            let answer = http.post(format!("{}/jobs", load.url)).json(&body).send().await.expect("a server answers");
             let status = answer.status().as_u16();
             let wait = answer.headers().get("retry-after").cloned();
             let text = answer.text().await.unwrap();
@@ -78,8 +79,8 @@ async fn demand_all(mut life: Life, taken: usize) {
 pub async fn endure(postgres: Postgres, fault: impl AsyncFnOnce(&Postgres, &Load)) {
     let mut life = Life::new(postgres.db().await, SETTINGS);
     life.node.start();
-    let (url, load) = (life.node.url().await, Arc::<Load>::default());
-    let clients: Vec<_> = (0..3).map(|it| tokio::spawn(submit(it, url.clone(), Arc::clone(&load)))).collect();
+    let load = Arc::new(Load { url: life.node.url().await, ..Load::default() });
+    let clients: Vec<_> = (0..3).map(|it| tokio::spawn(submit(it, Arc::clone(&load)))).collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     fault(&postgres, &load).await;
     // Until it takes jobs again, and a little more.
