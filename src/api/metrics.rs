@@ -1,5 +1,6 @@
 //! Figures for Prometheus, in its text format 0.0.4.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
@@ -20,12 +21,14 @@ pub async fn metrics(
     _caller: Caller<Read>,
     app: web::Data<App>,
     counts: web::Data<Counts>,
+    letters: web::Data<Letters>,
     params: Params,
 ) -> Result<HttpResponse, Problem> {
     params.done()?;
     let figures = pool::figures(&app).await?;
     let sight = app.health.look().await;
     let counts = counts.get(&app).await?;
+    let letters = letters.get(&app).await?;
     let mut text = Text::default();
     text.gauge("tako_vm_queue_jobs", "Jobs that wait, of the whole installation.", figures.pending as f64);
     text.gauge("tako_vm_queue_limit", "Jobs that may wait.", f64::from(figures.max_queue_size));
@@ -35,6 +38,10 @@ pub async fn metrics(
     text.family("tako_vm_jobs", "gauge", "Executions on record, by status, as counted within the last 15 s.");
     for status in Status::ALL {
         text.sample(&format!("tako_vm_jobs{{status=\"{status}\"}}"), counts.of(status) as f64);
+    }
+    text.family("tako_vm_dead_letters", "gauge", "Dead letters that nobody has decided about, by error type.");
+    for (error_type, count) in letters {
+        text.sample(&format!("tako_vm_dead_letters{{error_type=\"{}\"}}", escaped(&error_type)), count as f64);
     }
     text.gauge("tako_vm_pool_idle_sandboxes", "Sandboxes that wait for a job.", figures.warm_pool.idle as f64);
     text.family("tako_vm_pool_jobs_total", "counter", "Jobs by how they got their sandbox.");
@@ -112,6 +119,38 @@ impl Counts {
             .await?;
         *counted = Some(Counted { whole_at, at: Instant::now(), counts: counts.clone() });
         Ok(counts)
+    }
+}
+
+/// Dead letters by error type, of all tenants. Counting takes time in proportion to their number, so it is
+/// done the more seldom the longer it takes.
+#[derive(Default)]
+pub struct Letters(Mutex<Option<Tally>>);
+
+struct Tally {
+    good_until: Instant,
+    /// With a type of which there were some and are none, so that its series goes down to 0.
+    by_error_type: BTreeMap<String, u64>,
+}
+
+impl Letters {
+    const MIN_AGE: Duration = Duration::from_secs(15);
+
+    /// Counting takes no more than a hundredth of the time.
+    const REST: u32 = 100;
+
+    async fn get(&self, app: &App) -> Result<BTreeMap<String, u64>, Problem> {
+        let mut tally = self.0.lock().await;
+        if let Some(known) = tally.as_ref().filter(|known| Instant::now() < known.good_until) {
+            return Ok(known.by_error_type.clone());
+        }
+        let began = Instant::now();
+        let counts = app.read(|store| async move { store.dead_letter_counts(None).await }).await?;
+        let good_until = Instant::now() + Self::MIN_AGE.max(began.elapsed().saturating_mul(Self::REST));
+        let gone = tally.take().into_iter().flat_map(|known| known.by_error_type.into_keys());
+        let by_error_type: BTreeMap<_, _> = gone.map(|error_type| (error_type, 0)).chain(counts).collect();
+        *tally = Some(Tally { good_until, by_error_type: by_error_type.clone() });
+        Ok(by_error_type)
     }
 }
 

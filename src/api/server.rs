@@ -8,7 +8,7 @@ use actix_web::{App as HttpApp, HttpServer, middleware, web};
 
 use super::app::App;
 use super::caller::Keys;
-use super::metrics::Counts;
+use super::metrics::{Counts, Letters};
 use super::rate_limit::RateLimit;
 use super::{envelope, routes};
 
@@ -27,6 +27,7 @@ pub fn serve(app: web::Data<App>, listener: TcpListener, http_workers: usize) ->
     let keys = web::Data::new(keys);
     let rate_limit = web::Data::new(RateLimit::new(&app.config.rate_limit));
     let counts = web::Data::new(Counts::default());
+    let letters = web::Data::new(Letters::default());
     let role = app.config.role;
     let server = HttpServer::new(move || {
         HttpApp::new()
@@ -34,6 +35,7 @@ pub fn serve(app: web::Data<App>, listener: TcpListener, http_workers: usize) ->
             .app_data(keys.clone())
             .app_data(rate_limit.clone())
             .app_data(counts.clone())
+            .app_data(letters.clone())
             .configure(routes::configure(role))
             .default_service(web::to(routes::no_such_path))
             .wrap(middleware::from_fn(envelope::wrap))

@@ -37,6 +37,25 @@ async fn one_letter_makes_one_execution_however_many_requeue_it_at_the_same_time
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn letters_are_counted_in_the_metrics_by_error_type() {
+    let mut world = World::start().await;
+    let letters = async |url: &str| {
+        let metrics = reqwest::get(format!("{url}/metrics")).await.unwrap().text().await.unwrap();
+        let lines = metrics.lines().filter(|line| line.starts_with("tako_vm_dead_letters"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (first, _) = (lost(&world).await, lost(&world).await);
+    let url = world.url.clone();
+    assert_eq!(letters(&url).await, ["tako_vm_dead_letters{error_type=\"internal_error\"} 2"]);
+    let answer = world.http.delete(format!("{url}/dlq/{first}")).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    // What was counted once is good for a while; another node has counted nothing yet.
+    let other = world.join(|_| {}, scripted());
+    assert_eq!(letters(&other).await, ["tako_vm_dead_letters{error_type=\"internal_error\"} 1"]);
+    assert_eq!(letters(&url).await, ["tako_vm_dead_letters{error_type=\"internal_error\"} 2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_letter_about_which_nobody_decides_is_discarded_in_its_time_with_an_event() {
     let often = |config: &mut tako_vm::config::Config| {
         config.retention.every = Duration::from_millis(200);
