@@ -153,6 +153,7 @@ told() {
     ask /nodes | python3 -c 'import json, sys; print(next((n[sys.argv[2]] for n in json.load(sys.stdin) if n["node_id"] == sys.argv[1]), ""))' "$1" "$2"
 }
 is_at_work() { [ "$(told "$1" claimed)" -gt 0 ]; }
+has_no_jobs() { [ "$(told "$1" claimed)" = 0 ]; }
 is_dead() { [ "$(told "$1" state)" = dead ]; }
 
 are_taken() { grep -q taken "$work/load.out" || { kill -0 "$load" 2>/dev/null || fail "the load failed: $(cat "$work/load.out")"; false; }; }
@@ -184,10 +185,16 @@ say "running $third jobs, and freezing worker-2 at work until it is taken for de
 begin_load $third
 victim=$(node_of worker-2)
 frozen=$(compose ps -q worker-2)
-# It may have ended its last job just before; what it has while it is frozen, it keeps.
-freeze() { docker pause "$frozen" >/dev/null && { is_at_work "$victim" || { docker unpause "$frozen" >/dev/null; false; }; }; }
+# It may have ended its last job just before, and the database may still be at that; what it has a second later,
+# it keeps.
+freeze() {
+    docker pause "$frozen" >/dev/null && is_at_work "$victim" && sleep 1 && is_at_work "$victim" ||
+        { docker unpause "$frozen" >/dev/null; false; }
+}
 until_ok 30 "worker-2 has no job whenever it is frozen" freeze
 until_ok 60 "nobody notices that worker-2 is frozen" is_dead "$victim"
+# Woken before that, it may end them itself.
+until_ok 30 "nobody takes the jobs of worker-2" has_no_jobs "$victim"
 docker unpause "$frozen" >/dev/null
 until_ok 60 "worker-2 does not come back" are_working 2
 end_load
