@@ -305,147 +305,21 @@ BEGIN
 END
 $$;
 
--- As in 0016. A node that is alone has nobody to be colder than.
-CREATE OR REPLACE FUNCTION claim_jobs(p_node uuid, p_limit integer, p_job_types text[], p_floors bigint[])
-RETURNS TABLE (
-    o_execution_id uuid, o_lease bigint, o_attempt integer, o_priority smallint, o_tenant text,
-    o_job_type text, o_cancel_requested boolean, o_floors bigint[]
-)
-LANGUAGE plpgsql
-SET jit = off
-SET enable_seqscan = off
-SET enable_bitmapscan = off
-SET plan_cache_mode = force_generic_plan
+-- As in 0016. Each claim asks, and by itself PostgreSQL plans the body of an SQL function anew in each
+-- statement; a node that is alone has nobody to be colder than.
+CREATE OR REPLACE FUNCTION colder_than_others(p_node nodes) RETURNS text[]
+LANGUAGE plpgsql STABLE
 AS $$
-DECLARE
-    v_first  bigint[];
-    v_due    boolean[];
-    v_floors bigint[];
-    v_tenant text[];
-    v_choose boolean;
-    v_self   nodes;
-    v_chosen uuid[];
-    v_left   integer := p_limit;
-    v_rows   integer;
-    v_any    boolean := false;
 BEGIN
-    -- The claim need not reach the disk by itself: the append that follows it waits for the disk,
-    -- and takes the claim with it. Should the database die in between, nobody has claimed.
-    PERFORM set_config('synchronous_commit', 'off', true);
-    -- One snapshot: every row that is committed later gets a seq above this maximum.
-    SELECT array_agg(h.first ORDER BY h.p), array_agg(h.due IS NOT NULL ORDER BY h.p),
-           array_agg(coalesce(h.first - 1, h.last) ORDER BY h.p),
-           array_agg(h.tenant ORDER BY h.p), bool_or(h.urgency <= h.below)
-      INTO v_first, v_due, v_floors, v_tenant, v_choose
-      FROM (SELECT u.*, max(u.urgency) OVER (ORDER BY u.p ROWS BETWEEN UNBOUNDED PRECEDING
-                                                                   AND 1 PRECEDING) AS below
-              FROM (SELECT p, m.last, f.seq AS first, f.tenant, d.due,
-                           greatest(
-                               effective_priority(p, f.queued_at, clock_timestamp(), s.ageing),
-                               effective_priority(p, d.due, clock_timestamp(), s.ageing)) AS urgency
-                      FROM (SELECT coalesce(max(e.position), 0) AS last FROM events e) m
-                     CROSS JOIN claim_settings s CROSS JOIN generate_series(0, 9) p
-                      LEFT JOIN LATERAL (
-                          SELECT q.seq, q.tenant, q.queued_at FROM queue q
-                           WHERE q.lease IS NULL AND q.not_before IS NULL
-                             AND q.priority = p AND q.seq > least(p_floors[p + 1], m.last)
-                           ORDER BY q.seq LIMIT 1) f ON true
-                      LEFT JOIN LATERAL (
-                          SELECT q.not_before AS due FROM queue q
-                           WHERE q.lease IS NULL AND q.not_before <= clock_timestamp()
-                             AND q.priority = p
-                           ORDER BY q.not_before LIMIT 1) d ON true) u) h;
-
-    IF true = ANY (v_due) OR EXISTS (SELECT FROM unnest(v_first) AS f WHERE f IS NOT NULL) THEN
-        SELECT n.* INTO v_self FROM nodes n WHERE n.node_id = p_node AND n.state = 'running';
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'node % is not registered as running and cannot claim', p_node
-                USING ERRCODE = 'TK003';
-        END IF;
-        IF NOT coalesce(v_choose, false) THEN
-            SELECT s.tenant_limit > 0 OR s.tenant_limits <> '{}'
-                   OR EXISTS (SELECT FROM queue q WHERE q.limit_key IS NOT NULL)
-                   OR EXISTS (SELECT FROM job_type_rules)
-                   OR EXISTS (SELECT FROM job_type_pauses j WHERE j.is_paused)
-                   OR s.warm_grace > 0
-                      AND EXISTS (SELECT FROM nodes o WHERE o.state = 'running' AND o.node_id <> p_node)
-                      AND colder_than_others(v_self) <> '{}'
-                   OR EXISTS (SELECT FROM unnest(v_tenant) WITH ORDINALITY t (name, n)
-                               WHERE EXISTS (SELECT FROM queue q
-                                              WHERE q.lease IS NULL AND q.not_before IS NULL
-                                                AND q.priority = t.n - 1 AND q.tenant < t.name)
-                                  OR EXISTS (SELECT FROM queue q
-                                              WHERE q.lease IS NULL AND q.not_before IS NULL
-                                                AND q.priority = t.n - 1 AND q.tenant > t.name))
-              INTO v_choose FROM claim_settings s;
-        END IF;
-        IF v_choose THEN
-            -- The statements below see whatever was claimed under it before.
-            PERFORM lock_claims();
-            v_chosen := choose_jobs(v_self, p_limit, p_job_types, v_first);
-            RETURN QUERY
-            WITH picked AS (
-                SELECT q.execution_id FROM queue q
-                 WHERE q.execution_id = ANY (v_chosen) AND q.lease IS NULL
-                   FOR UPDATE SKIP LOCKED)
-            UPDATE queue q
-               SET lease = nextval('queue_lease'), claimed_at = clock_timestamp(),
-                   node_id = p_node, not_before = NULL
-              FROM picked WHERE q.execution_id = picked.execution_id
-            RETURNING q.execution_id, q.lease, q.attempts + 1, q.priority, q.tenant, q.job_type,
-                      q.cancel_requested, v_floors;
-            v_any := FOUND;
-            v_left := 0;
-        END IF;
-        FOR v_priority IN REVERSE 9..0 LOOP
-            EXIT WHEN v_left <= 0;
-            -- A delayed job whose time has come goes before the ready ones of its priority. One with
-            -- a key came since the look above, and is left to those who choose.
-            IF v_due[v_priority + 1] THEN
-                RETURN QUERY
-                WITH picked AS (
-                    SELECT q.execution_id FROM queue q
-                     WHERE q.lease IS NULL AND q.not_before <= clock_timestamp()
-                       AND q.priority = v_priority AND q.limit_key IS NULL
-                       AND (p_job_types IS NULL OR q.job_type = ANY (p_job_types))
-                     ORDER BY q.not_before
-                     LIMIT v_left FOR UPDATE SKIP LOCKED)
-                UPDATE queue q
-                   SET lease = nextval('queue_lease'), claimed_at = clock_timestamp(),
-                       node_id = p_node, not_before = NULL
-                  FROM picked WHERE q.execution_id = picked.execution_id
-                RETURNING q.execution_id, q.lease, q.attempts + 1, q.priority, q.tenant, q.job_type,
-                          q.cancel_requested, v_floors;
-                GET DIAGNOSTICS v_rows = ROW_COUNT;
-                v_left := v_left - v_rows;
-                v_any := v_any OR v_rows > 0;
-            END IF;
-            IF v_left > 0 AND v_first[v_priority + 1] IS NOT NULL THEN
-                RETURN QUERY
-                WITH picked AS (
-                    SELECT q.execution_id FROM queue q
-                     WHERE q.lease IS NULL AND q.not_before IS NULL
-                       AND q.priority = v_priority AND q.seq >= v_first[v_priority + 1]
-                       AND q.limit_key IS NULL
-                       AND (p_job_types IS NULL OR q.job_type = ANY (p_job_types))
-                     ORDER BY q.seq
-                     LIMIT v_left FOR UPDATE SKIP LOCKED)
-                UPDATE queue q
-                   SET lease = nextval('queue_lease'), claimed_at = clock_timestamp(),
-                       node_id = p_node
-                  FROM picked WHERE q.execution_id = picked.execution_id
-                RETURNING q.execution_id, q.lease, q.attempts + 1, q.priority, q.tenant, q.job_type,
-                          q.cancel_requested, v_floors;
-                GET DIAGNOSTICS v_rows = ROW_COUNT;
-                v_left := v_left - v_rows;
-                v_any := v_any OR v_rows > 0;
-            END IF;
-        END LOOP;
+    IF NOT EXISTS (SELECT FROM nodes n WHERE n.state = 'running' AND n.node_id <> p_node.node_id) THEN
+        RETURN '{}';
     END IF;
-    IF NOT v_any THEN
-        RETURN QUERY SELECT NULL::uuid, NULL::bigint, NULL::integer, NULL::smallint, NULL::text,
-                            NULL::text, NULL::boolean, v_floors;
-    END IF;
+    RETURN (SELECT coalesce(array_agg(DISTINCT w.job_type), '{}')
+              FROM claim_settings s
+              JOIN nodes n ON n.state = 'running' AND n.node_id <> p_node.node_id
+                          AND n.heartbeat_at > clock_timestamp() - make_interval(secs => s.dead_after)
+              CROSS JOIN unnest(n.warm) AS w (job_type)
+             WHERE s.warm_grace > 0 AND w.job_type <> ALL (p_node.warm));
 END
 $$;
 
