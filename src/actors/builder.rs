@@ -13,6 +13,7 @@ use super::errands::Errands;
 use super::images::{Held, Room};
 use super::job_types::{Environment, JobTypes, NoSuchJobType, Present, Unresolved, base_reference};
 use super::journal::Journal;
+use super::refusal::answer;
 use super::resolved_images::Images;
 use super::submission::Origin;
 use super::told_warm::ToldWarm;
@@ -151,7 +152,7 @@ pub enum Refusal {
 
 pub struct Builder {
     workshop: Workshop,
-    io: runtime::Handle,
+    pub(super) io: runtime::Handle,
 }
 
 /// What the builder's tasks work with.
@@ -440,15 +441,6 @@ impl Builder {
         let Workshop { job_types, store, journal, node_id, .. } = self.workshop.clone();
         Desk { job_types, store, journal, node_id }
     }
-
-    /// Runs on the I/O runtime; an answer that is lost is a failure.
-    pub(super) fn answer<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-    ) -> ResponseFuture<Result<T, Refusal>> {
-        let task = self.io.spawn(task);
-        Box::pin(async move { task.await.unwrap_or_else(|lost| Err(Refusal::of("(any)", &lost.to_string()))) })
-    }
 }
 
 impl Handler<Build> for Builder {
@@ -457,7 +449,7 @@ impl Handler<Build> for Builder {
     fn handle(&mut self, Build { origin, job_type, version_tag }: Build, _: &mut Self::Context) -> Self::Result {
         let workshop = self.workshop.clone();
         let wish = Wish { by: origin.by, correlation_id: Some(origin.correlation_id), version_tag };
-        self.answer(async move { workshop.build(&job_type, wish).await })
+        answer(&self.io, async move { workshop.build(&job_type, wish).await })
     }
 }
 
@@ -476,7 +468,7 @@ impl Handler<Define> for Builder {
 
     fn handle(&mut self, Define { origin, job_type, is_new }: Define, _: &mut Self::Context) -> Self::Result {
         let desk = self.desk();
-        self.answer(async move { desk.define(&origin, &job_type, is_new).await })
+        answer(&self.io, async move { desk.define(&origin, &job_type, is_new).await })
     }
 }
 
@@ -485,7 +477,7 @@ impl Handler<ListImages> for Builder {
 
     fn handle(&mut self, _: ListImages, _: &mut Self::Context) -> Self::Result {
         let builds = Arc::clone(&self.workshop.builds);
-        self.answer(async move { builds.held().await })
+        answer(&self.io, async move { builds.held().await })
     }
 }
 
@@ -494,6 +486,6 @@ impl Handler<CollectImages> for Builder {
 
     fn handle(&mut self, CollectImages { dry_run }: CollectImages, _: &mut Self::Context) -> Self::Result {
         let builds = Arc::clone(&self.workshop.builds);
-        self.answer(async move { builds.collect(dry_run).await })
+        answer(&self.io, async move { builds.collect(dry_run).await })
     }
 }

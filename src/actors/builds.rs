@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime;
+use tokio::task::JoinError;
 use uuid::Uuid;
 
 pub use super::build_run::BuildRun;
@@ -373,6 +374,12 @@ impl Builds {
 pub enum Wanted {
     There(Built),
     Building(Arc<BuildRun>),
+}
+
+impl From<JoinError> for Refusal {
+    fn from(lost: JoinError) -> Self {
+        Self::of("(any)", &lost.to_string())
+    }
 }
 
 impl Refusal {

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::builder::{Builder, Refusal};
 use super::definitions::Desk;
 use super::job_types::Unresolved;
+use super::refusal::answer;
 use super::submission::Origin;
 use crate::domain::{Event, JobTypePaused, JobTypeResumed};
 use crate::store::{EVERY_JOB_TYPE, Pause};
@@ -30,7 +31,7 @@ impl Handler<SetPause> for Builder {
 
     fn handle(&mut self, wish: SetPause, _: &mut Self::Context) -> Self::Result {
         let desk = self.desk();
-        self.answer(async move { desk.set_pause(wish).await })
+        answer(&self.io, async move { desk.set_pause(wish).await })
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use actix::ResponseFuture;
 use tokio::runtime;
+use tokio::task::JoinError;
 use uuid::Uuid;
 
 use super::job_types::{NoSuchJobType, Unresolved};
@@ -125,11 +126,17 @@ impl From<Unresolved> for Refusal {
     }
 }
 
-/// Grants a wish as a task on the I/O runtime.
-pub(super) fn answer<T: Send + 'static>(
+impl From<JoinError> for Refusal {
+    fn from(lost: JoinError) -> Self {
+        Self::internal(&lost)
+    }
+}
+
+/// Grants a wish as a task on the I/O runtime; an answer that is lost is a refusal.
+pub(super) fn answer<T: Send + 'static, E: From<JoinError> + Send + 'static>(
     io: &runtime::Handle,
-    task: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) -> ResponseFuture<Result<T, Refusal>> {
+    task: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> ResponseFuture<Result<T, E>> {
     let task = io.spawn(task);
-    Box::pin(async move { task.await.unwrap_or_else(|lost| Err(Refusal::internal(&lost))) })
+    Box::pin(async move { task.await? })
 }
