@@ -123,9 +123,9 @@ struct Told {
 
 impl Store {
     /// Checks of every execution that its events follow from each other with exactly one end, that
-    /// its leases grow, that no more jobs of a concurrency key were at work than it allows, that its row, ending, dead letter and queue row are what the events say, and,
-    /// unless told otherwise, that the bytes they name are kept. Says after each part how many
-    /// events it has seen. Takes no lock that an append or a reader waits for.
+    /// its leases grow, that no more jobs of a concurrency key were at work than it allows, that its
+    /// row, ending, dead letter and queue row are what the events say, and, unless told otherwise,
+    /// that the bytes they name are kept. Says after each part how many events it has seen. Takes no lock that an append or a reader waits for.
     ///
     /// # Errors
     /// [`Error::Unavailable`]. What is wrong with the log is no error but a [`Violation`].
@@ -138,8 +138,7 @@ impl Store {
         let (mut checked, mut keyed) = (Checked::default(), Keyed::default());
         let parts = self.parts(PART).map_ok(|part| self.check_part(part, with_blobs)).try_buffered(LANES);
         let mut parts = std::pin::pin!(parts);
-        while let Some(part) = parts.try_next().await? {
-            let mut part = part;
+        while let Some(mut part) = parts.try_next().await? {
             keyed.append(std::mem::take(&mut part.keyed));
             checked.add(part);
             progress(checked.events);
@@ -283,8 +282,7 @@ impl Told {
     fn hear(&mut self, position: i64, envelope: &crate::domain::Envelope) -> Result<(), String> {
         let kind = envelope.event.kind();
         let had_ended = self.folding.record.as_ref().is_some_and(ExecutionRecord::is_ended);
-        let at_work = |state: &JobState| matches!(state, JobState::Dequeued { .. } | JobState::Running { .. });
-        let was_at_work = self.folding.record.as_ref().is_some_and(|record| at_work(&record.state));
+        let was_claimed = self.folding.record.as_ref().is_some_and(|record| record.claim().is_some());
         if self.folding.evolve(envelope).is_err() {
             let after = if had_ended { ", and it has ended" } else { "" };
             return Err(format!(
@@ -293,7 +291,7 @@ impl Told {
                 kind.as_str()
             ));
         }
-        self.attempts.hear(position, &envelope.event, was_at_work);
+        self.attempts.hear(position, &envelope.event, was_claimed && !had_ended);
         if let Event::JobDequeued(dequeued) = &envelope.event {
             let greatest = self.lease.replace(dequeued.lease);
             if greatest.is_some_and(|greatest| dequeued.lease <= greatest) {
