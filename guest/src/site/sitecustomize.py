@@ -49,16 +49,20 @@ def wait_for_job():
     posix.close(go)
 
 
+def without_trace(name):
+    # The code may look which modules there are.
+    was_there = name in sys.modules
+    module = __import__(name)
+    if not was_there:
+        del sys.modules[name]
+    return module
+
+
 def leave_out_of_collections():
     # The interpreter looks at everything several times as it ends. What is here before the job's code
     # lives as long as the interpreter, and looking at it takes a twelfth of a short job's time. The code's
     # own module stands among it, so the code gets another one, whose objects end as ever.
-    had_gc = "gc" in sys.modules
-    import gc
-
-    if not had_gc:
-        del sys.modules["gc"]
-    gc.freeze()
+    without_trace("gc").freeze()
     main = type(sys)("__main__")
     main.__dict__.update(sys.modules["__main__"].__dict__)
     sys.modules["__main__"] = main
@@ -80,12 +84,9 @@ def take_variables(go):
 
 
 def tell_uncaught(report):
-    had_atexit = "atexit" in sys.modules
-    import atexit
     from posix import getpid, write
 
-    if not had_atexit:
-        del sys.modules["atexit"]
+    atexit = without_trace("atexit")
     own_pid = getpid()
 
     def name_of(kind):
