@@ -1,15 +1,13 @@
 //! An engine to attack.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tako_vm::engine::docker::{DockerConfig, DockerEngine, RuntimeChoice};
-use tako_vm::engine::native::{NativeConfig, NativeEngine};
+use tako_vm::engine::native::{NativeConfig, NativeEngine, cell_prefix};
 use tako_vm::engine::{Engine, Image, SandboxLabels, SandboxLimits, SandboxSpec};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -70,7 +68,7 @@ impl Arena {
             place,
             engine,
             versions,
-            mark: cell_mark(runtime_dir.path()),
+            mark: cell_prefix(runtime_dir.path()).unwrap(),
             image,
             installation: format!("attacks-{}", Uuid::new_v4().simple()),
             _runtime_dir: runtime_dir,
@@ -121,18 +119,6 @@ async fn native(runtime_dir: &Path) -> Result<(Arc<dyn Engine>, &'static str, St
     let version = engine.capabilities().cgroup_version.map_or("no".to_owned(), |version| format!("v{version}"));
     let versions = format!("Linux {}, cgroup {version}", said("uname", &["-r"]));
     Ok((Arc::new(engine), "host", versions))
-}
-
-/// How the cgroups of cells of one runtime directory begin.
-fn cell_mark(runtime_dir: &Path) -> String {
-    let path = runtime_dir.canonicalize().unwrap();
-    let facts = path.metadata().unwrap();
-    let hash = Sha256::new()
-        .chain_update(path.as_os_str().as_encoded_bytes())
-        .chain_update(facts.dev().to_le_bytes())
-        .chain_update(facts.ino().to_le_bytes())
-        .finalize();
-    hex::encode(&hash[..4])
 }
 
 /// The first line of a program's output.

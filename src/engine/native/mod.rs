@@ -24,3 +24,4 @@ mod sandbox;
 pub use cgroup::Limit;
 pub use config::{NativeConfig, Root};
 pub use engine::{Capabilities, NativeEngine};
+pub use registry::cell_prefix;

@@ -40,15 +40,20 @@ pub struct Entry {
     started: u64,
 }
 
-/// How the cgroups of a directory's cells begin. Servers in containers that share the host's cgroups may have
-/// directories of one path, and must not take each other's cells for abandoned.
-fn prefix(directory: &Path, facts: &fs::Metadata) -> String {
+/// How the cgroups of the cells of a runtime directory begin. Servers in containers that share the host's
+/// cgroups may have directories of one path, and must not take each other's cells for abandoned.
+///
+/// # Errors
+/// When the directory cannot be looked at.
+pub fn cell_prefix(directory: &Path) -> io::Result<String> {
+    let directory = directory.canonicalize()?;
+    let facts = fs::metadata(&directory)?;
     let hash = Sha256::new()
         .chain_update(directory.as_os_str().as_encoded_bytes())
         .chain_update(facts.dev().to_le_bytes())
         .chain_update(facts.ino().to_le_bytes())
         .finalize();
-    hex::encode(&hash[..4])
+    Ok(hex::encode(&hash[..4]))
 }
 
 impl Registry {
@@ -60,12 +65,11 @@ impl Registry {
         let directory = directory.map_or_else(runtime_dir, Path::to_owned);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let directory = directory.canonicalize()?;
-        let facts = fs::metadata(&directory)?;
         // SAFETY: geteuid cannot fail.
-        if facts.uid() != unsafe { libc::geteuid() } {
+        if fs::metadata(&directory)?.uid() != unsafe { libc::geteuid() } {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        Ok(Self { prefix: prefix(&directory, &facts), directory })
+        Ok(Self { prefix: cell_prefix(&directory)?, directory })
     }
 
     /// Takes the lowest number that no living server holds.

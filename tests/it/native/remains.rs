@@ -40,16 +40,7 @@ pub fn descendants() -> BTreeSet<i32> {
 
 /// Cgroup directories of cells of one runtime directory.
 pub fn cgroups(runtime_dir: &Path) -> Vec<PathBuf> {
-    use sha2::{Digest, Sha256};
-    use std::os::unix::fs::MetadataExt as _;
-    let path = runtime_dir.canonicalize().unwrap();
-    let facts = path.metadata().unwrap();
-    let hash = Sha256::new()
-        .chain_update(path.as_os_str().as_encoded_bytes())
-        .chain_update(facts.dev().to_le_bytes())
-        .chain_update(facts.ino().to_le_bytes())
-        .finalize();
-    let prefix = hex::encode(&hash[..4]);
+    let prefix = tako_vm::engine::native::cell_prefix(runtime_dir).unwrap();
     let mut found = Vec::new();
     let mut todo = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
     while let Some((directory, depth)) = todo.pop() {
