@@ -4,11 +4,10 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use tako_vm::engine::build::Base;
-use tako_vm::engine::docker::DockerEngine;
 use tako_vm::engine::{Engine, Error};
 use uuid::Uuid;
 
-use super::{Bench, config};
+use super::{Bench, engine};
 
 #[tokio::test]
 async fn a_pinned_image_is_the_same_image() {
@@ -73,7 +72,7 @@ async fn servers_that_share_a_daemon_make_an_image_once() {
     build(&format!("FROM {base}\nLABEL test={own}\n"), &["-t", &own]);
     let mut servers = Vec::new();
     for _ in 0..4 {
-        servers.push(DockerEngine::connect(config()).await.unwrap());
+        servers.push(engine().await);
     }
     let made = futures::future::join_all(servers.iter().map(|server| server.resolve_image(&own))).await;
     let made: Vec<_> = made.into_iter().map(|image| image.unwrap().digest).collect();

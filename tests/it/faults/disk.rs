@@ -12,7 +12,7 @@ use super::postgres::{Load, SETTINGS, endure};
 use super::read_only::readiness;
 use super::server::Postgres;
 use super::tmpfs::Tmpfs;
-use super::{demand_invariants, is_root, stop};
+use super::{demand_invariants, stop};
 use crate::{db, world};
 
 /// Keeps the disk full, whatever the database gives back, until clients were told "later" so often more.
@@ -27,11 +27,7 @@ async fn keep_full(disk: &Tmpfs, load: &Load, times: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_without_room_for_its_tables_loses_nothing() {
-    if !is_root() {
-        eprintln!("skipped: a_database_without_room_for_its_tables_loses_nothing: only root can mount a disk");
-        return;
-    }
-    let disk = Tmpfs::mount(192);
+    let Some(disk) = Tmpfs::mount("a_database_without_room_for_its_tables_loses_nothing", 192) else { return };
     let postgres = Postgres::start_in(disk.folder("pg"), &[], &[]);
     endure(postgres, async |postgres, load| {
         keep_full(&disk, load, 30).await;
@@ -47,13 +43,9 @@ async fn a_database_without_room_for_its_tables_loses_nothing() {
 /// Heartbeats go on without room, and a node that is not ready is sent nothing to append.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_sent_nothing_finds_by_itself_that_there_is_room_again() {
-    if !is_root() {
-        eprintln!(
-            "skipped: a_node_that_is_sent_nothing_finds_by_itself_that_there_is_room_again: only root can mount a disk"
-        );
+    let Some(disk) = Tmpfs::mount("a_node_that_is_sent_nothing_finds_by_itself_that_there_is_room_again", 192) else {
         return;
-    }
-    let disk = Tmpfs::mount(192);
+    };
     let postgres = Postgres::start_in(disk.folder("pg"), &[], &[]);
     let mut life = Life::new(postgres.db().await, SETTINGS);
     life.node.start();
@@ -83,11 +75,7 @@ async fn a_node_that_is_sent_nothing_finds_by_itself_that_there_is_room_again() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_without_room_for_its_log_loses_nothing() {
-    if !is_root() {
-        eprintln!("skipped: a_database_without_room_for_its_log_loses_nothing: only root can mount a disk");
-        return;
-    }
-    let disk = Tmpfs::mount(192);
+    let Some(disk) = Tmpfs::mount("a_database_without_room_for_its_log_loses_nothing", 192) else { return };
     let postgres = Postgres::start_in(disk.folder("pg"), &["--wal-segsize=1"], &[]);
     endure(postgres, async |postgres, load| {
         disk.fill();
@@ -122,14 +110,11 @@ fn comment(length: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_room_for_its_files_refuses_what_is_large_and_runs_what_is_small() {
-    if !is_root() {
-        eprintln!(
-            "skipped: a_server_without_room_for_its_files_refuses_what_is_large_and_runs_what_is_small: \
-             only root can mount a disk"
-        );
+    let Some(disk) =
+        Tmpfs::mount("a_server_without_room_for_its_files_refuses_what_is_large_and_runs_what_is_small", 32)
+    else {
         return;
-    }
-    let disk = Tmpfs::mount(32);
+    };
     let data = disk.folder("data");
     let settings = SETTINGS.replace("store: postgres", "store: local");
     let mut life = Life::new(db::fresh().await, &settings);

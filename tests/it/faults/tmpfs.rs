@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::is_root;
+
 /// Goes with the value, or with this process.
 pub struct Tmpfs {
     folder: TempDir,
@@ -15,8 +17,12 @@ pub struct Tmpfs {
 }
 
 impl Tmpfs {
-    /// Of so many mebibytes. Only root may.
-    pub fn mount(mebibytes: u32) -> Self {
+    /// Of so many mebibytes, for a test that is told to be skipped where it cannot be.
+    pub fn mount(test: &str, mebibytes: u32) -> Option<Self> {
+        if !is_root() {
+            eprintln!("skipped: {test}: only root can mount a disk");
+            return None;
+        }
         let folder = tempfile::Builder::new().prefix("tako-disk-").tempdir().unwrap();
         let options = format!("size={mebibytes}m,mode=1777");
         let mounted =
@@ -28,7 +34,7 @@ impl Tmpfs {
              [ $tries -lt 100 ] || umount -l \"$0\"";
         let mut guardian = Command::new("sh");
         guardian.args(["-c", end]).arg(folder.path()).current_dir("/").stdin(Stdio::piped());
-        Self { guardian: guardian.spawn().unwrap(), folder }
+        Some(Self { guardian: guardian.spawn().unwrap(), folder })
     }
 
     /// A new folder on it.
